@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * A member's link to its agent: joining, doorbells, forks, memory.
+ *
+ * Who calls it: the socket engine and the command line.  Who provides it:
+ * src/port/linux/agent_link.c, speaking the messages of agent_wire.h; an OSv
+ * guest, which is its own agent, provides another one.
+ *
+ * The link is a SOCK_SEQPACKET UNIX socket on a high descriptor.  The agent's
+ * keeper holds the other end too, so a restarted worker finds it again and
+ * the member notices nothing.  All calls are thread-safe (one request at a
+ * time, process-private lock), bounded in time (AGENT_PATIENCE_MS), and
+ * return a negative errno.  None is used on a data path: doorbells are fetched once per waiter.
+ */
+#ifndef UNCLOT_PORT_AGENT_H
+#define UNCLOT_PORT_AGENT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define AGENT_PATIENCE_MS 2000
+
+struct agent_link {
+	int fd;			 /* high, close-on-exec; -1: no agent */
+	uint32_t member; /* our member_ref */
+	_Atomic(uint32_t) lock;
+	_Atomic(uint32_t) gone; /* set when the link broke: the keeper died too */
+};
+
+struct agent_welcome {
+	int pool_fd; /* the sealed memfd; the caller maps and closes it */
+	uint64_t pool_size;
+	uint32_t member; /* our reference: slot is LIVE when this returns */
+};
+
+/*
+ * Joins the pool whose agent listens at `path`.  Sends our own pidfd; the agent
+ * checks it against the peer's credentials.  `observe`: take no slot, only look (ps, stat): member is 0.
+ * -ECONNREFUSED/-ENOENT no agent, -EACCES not our pool, -EPROTO another version, -ENOSPC no slot left.
+ */
+int agent_join(struct agent_link *link, const char *path, bool observe, struct agent_welcome *welcome);
+void agent_leave(struct agent_link *link);
+
+/* Hands in the eventfd of one of our waiters, so that others can ring it.  The caller keeps its descriptor. */
+int agent_deposit_doorbell(struct agent_link *link, uint32_t waiter, uint32_t generation, int eventfd);
+/* The eventfd of somebody's waiter (high, close-on-exec). -ENOENT when it has gone. */
+int agent_fetch_doorbell(struct agent_link *link, uint32_t waiter, uint32_t generation);
+
+/*
+ * Before fork(): makes the child's link and has a slot RESERVED for it.  *child_fd is inherited by the child.
+ * 0 and the child's member_ref in *child.  The parent closes *child_fd after the fork; if the fork
+ * failed, closing it also frees the slot.
+ */
+int agent_fork_prepare(struct agent_link *link, int *child_fd, uint32_t *child);
+/* In the child, before anything of the application runs: takes over the prepared link, hands in our pidfd; slot becomes
+ * LIVE. */
+int agent_fork_child(struct agent_link *link, int child_fd, uint32_t child);
+
+/* The pool's reserve of spans is (nearly) used up: asks for more memory and waits for the answer. 0, -ENOMEM. */
+int agent_want_memory(struct agent_link *link, uint64_t bytes);
+
+/* True once the link is broken; sleeping members then wake now and then by themselves. */
+static inline bool agent_is_gone(struct agent_link *link)
+{
+	return link->fd < 0 || link->gone;
+}
+
+/* Commands of the operator (command line only). */
+enum agent_command { AGENT_COMMAND_STOP = 1, AGENT_COMMAND_OFF = 2, AGENT_COMMAND_ON = 3, AGENT_COMMAND_SWEEP = 4 };
+int agent_command(struct agent_link *link, enum agent_command command);
+
+#endif

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Messages between members (or the command line) and the agent: SOCK_SEQPACKET,
+ * one struct each way, descriptors by SCM_RIGHTS.  Request and reply have the same shape.
+ *
+ *   JOIN            -> pidfd                       <- pool memfd, member, size
+ *   OBSERVE                                        <- pool memfd, size
+ *   DEPOSIT         -> eventfd, index, generation  <- status
+ *   FETCH           -> index, generation           <- eventfd
+ *   FORK            -> one end of a socketpair     <- member reserved for whoever holds the other end
+ *   CHILD           -> pidfd (on that other end)   <- status; kernel-verified credentials come along
+ *   MEMORY          -> bytes                       <- status
+ *   COMMAND         -> enum agent_command          <- status
+ *   LEAVE           -> (no reply)
+ *
+ * End-of-file on a link means nothing for a member that is LIVE (its pidfd decides); for one that is RESERVED it
+ * means that the child never came.
+ */
+#ifndef UNCLOT_PORT_AGENT_WIRE_H
+#define UNCLOT_PORT_AGENT_WIRE_H
+
+#include <stdint.h>
+
+#define WIRE_VERSION 1u
+
+enum wire_kind {
+	WIRE_JOIN = 1,
+	WIRE_OBSERVE,
+	WIRE_DEPOSIT,
+	WIRE_FETCH,
+	WIRE_FORK,
+	WIRE_CHILD,
+	WIRE_MEMORY,
+	WIRE_COMMAND,
+	WIRE_LEAVE,
+};
+
+struct wire_message {
+	uint32_t version;
+	uint32_t kind;
+	int32_t status; /* replies: 0 or -errno */
+	uint32_t member;
+	uint32_t index;
+	uint32_t generation;
+	uint64_t value;	 /* size, bytes, command */
+	uint32_t format; /* POOL_FORMAT of the sender */
+	uint32_t reserved;
+	char name[32]; /* program name */
+};
+
+#endif

@@ -65,6 +65,9 @@ static inline bool agent_is_gone(struct agent_link *link)
 	return link->fd < 0 || link->gone;
 }
 
+/* One look at the link: has the other end gone?  For sleepers, now and then; agent_is_gone() knows it afterwards. */
+bool agent_look(struct agent_link *link);
+
 /* Commands of the operator (command line only). */
 enum agent_command { AGENT_COMMAND_STOP = 1, AGENT_COMMAND_OFF = 2, AGENT_COMMAND_ON = 3, AGENT_COMMAND_SWEEP = 4 };
 int agent_command(struct agent_link *link, enum agent_command command);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Messages between members (or the command line) and the agent: SOCK_SEQPACKET,
- * one struct each way, descriptors by SCM_RIGHTS.  Request and reply have the same shape.
+ * one struct each way, descriptors by SCM_RIGHTS.  Request and reply have the same shape;
+ * a reply carries the sequence number of its request.
  *
  *   JOIN            -> pidfd                       <- pool memfd, member, size
  *   OBSERVE                                        <- pool memfd, size
@@ -12,13 +13,17 @@
  *   MEMORY          -> bytes                       <- status
  *   COMMAND         -> enum agent_command          <- status
  *   LEAVE           -> (no reply)
+ *   (AGAIN)                                        <- unasked, from a worker that has just started: whatever you
+ *                                                     are waiting for, ask again
  *
+ * Every request may be repeated with the same sequence number; it then has the same result.
  * End-of-file on a link means nothing for a member that is LIVE (its pidfd decides); for one that is RESERVED it
  * means that the child never came.
  */
 #ifndef UNCLOT_PORT_AGENT_WIRE_H
 #define UNCLOT_PORT_AGENT_WIRE_H
 
+#include <assert.h>
 #include <stdint.h>
 
 #define WIRE_VERSION 1u
@@ -33,6 +38,7 @@ enum wire_kind {
 	WIRE_MEMORY,
 	WIRE_COMMAND,
 	WIRE_LEAVE,
+	WIRE_AGAIN,
 };
 
 struct wire_message {
@@ -42,10 +48,11 @@ struct wire_message {
 	uint32_t member;
 	uint32_t index;
 	uint32_t generation;
-	uint64_t value;	 /* size, bytes, command */
-	uint32_t format; /* POOL_FORMAT of the sender */
-	uint32_t reserved;
-	char name[32]; /* program name */
+	uint64_t value;	   /* size, bytes, command */
+	uint32_t format;   /* POOL_FORMAT of the sender */
+	uint32_t sequence; /* of the request; the reply repeats it */
+	char name[32];	   /* program name */
 };
+static_assert(sizeof(struct wire_message) == 72, "wire message");
 
 #endif

@@ -7,11 +7,11 @@
  * its owner word; a chunk is taken by its span's owner only and given back by
  * anybody with one CAS on its tag (odd = in use), which makes chunk_free()
  * idempotent: a crashed free is repeated by whoever cleans up.
- * Chunks below 704 bytes have a bit instead of a tag; they are freed by the
+ * Chunks below 1 KiB have a bit instead of a tag; they are freed by the
  * member that allocated them, or by the sweep after its death.
  *
  * Cost does not depend on how full the pool is: hint bitmaps lead to spans,
- * `freed` flags lead to spans of ours with room.
+ * `returned` stacks lead to spans of ours in which others freed chunks.
  */
 #ifndef UNCLOT_POOL_CHUNK_H
 #define UNCLOT_POOL_CHUNK_H
@@ -23,7 +23,8 @@
  * contents undefined for GENERIC; for type-stable kinds the contents are what
  * the last user of that kind left.  *ref gets offset, tag and usable size
  * (the class size; rings rely on powers of two from 4096 up being exact).
- * 0, -ENOMEM (pool full), -EINVAL.  Thread-safe within the process; not
+ * 0, -ENOMEM (pool full), -EINVAL (also: 4 GiB or more at once), -EPERM (only
+ * looking, or the agent, which owns spans of the dead only).  Thread-safe within the process; not
  * async-signal-safe.
  */
 int chunk_alloc(struct pool *pool, uint64_t size, enum span_kind kind, struct chunk_ref *ref);

@@ -37,12 +37,14 @@
 /* ---- identities -------------------------------------------------------- */
 
 /*
- * A member reference: slot in the low 12 bits, generation above.  Slot 0 is
- * the agent.  0 is "nobody" (the agent's generation starts at 1).
+ * A member reference: slot in the low 12 bits, generation above (19 bits, so
+ * that bit 31 stays free for LOCK_WAITERS).  Slot 0 is the agent.  0 is
+ * "nobody" (generations start at 1).
  */
 typedef uint32_t member_ref;
 #define MEMBER_SLOT(ref) ((ref)&0xfffu)
 #define MEMBER_GENERATION(ref) ((ref) >> 12)
+#define MEMBER_GENERATION_MAX 0x7ffffu
 #define MEMBER_REF(slot, generation) ((member_ref)((slot) | (generation) << 12))
 
 /* A piece of the pool.  `tag` is odd while the chunk is in use and makes freeing idempotent. */
@@ -135,13 +137,12 @@ struct pool_member {
 	uint32_t version;	 /* POOL_FORMAT that the member speaks */
 	char name[32];		 /* program name, NUL-terminated */
 
-	/* Announcement of the one change to the public chunk interface in flight (see lock.h). */
-	CACHE_ALIGNED shared_u64 announce_kind;
-	uint64_t announce[7];
+	/* Spans of ours in which others freed chunks: a stack, index + 1 of the top; links in pool_span.next. */
+	CACHE_ALIGNED shared_u32 returned;
 
 	CACHE_ALIGNED shared_u64 counters[MEMBER_COUNTERS];
 };
-static_assert(offsetof(struct pool_member, announce_kind) == 64 && offsetof(struct pool_member, counters) == 128,
+static_assert(offsetof(struct pool_member, returned) == 64 && offsetof(struct pool_member, counters) == 128,
 			  "member lines");
 static_assert(sizeof(struct pool_member) % CACHE_LINE == 0, "member slots on their own lines");
 
@@ -159,28 +160,39 @@ enum span_kind {
 	SPAN_KINDS = 3,
 };
 
-#define SPAN_UNRESERVED 0xffffffffu /* owner: no memory behind it */
-#define SPAN_UNOWNED 0u				/* owner: reserved, free for the taking */
+#define SPAN_UNRESERVED 0u		 /* owner: no memory behind it; what fresh zeroed tables say */
+#define SPAN_UNOWNED 0xffffffffu /* owner: reserved, free for the taking */
 
-#define CHUNK_TAGS 96u /* chunks of a span that have a tag each (sizes >= 704) */
+#define CHUNK_TAGS 64u /* chunks of a span that have a tag each (sizes >= 1024) */
+
+/* pool_span.freed */
+#define FREED_RETURNED 1u /* freed into since the owner last looked; on its way to the owner's `returned` stack */
+#define FREED_PARTIAL 2u  /* in one of the owner's own stacks of spans with room */
+
+/*
+ * pool_span.run: releaser << 32 | tag of the run that starts here.  Freeing a
+ * run and saying who gives its spans back is one CAS, so that the agent can
+ * finish it for a dead releaser.
+ */
+#define RUN_WORD(tag, releaser) ((uint64_t)(releaser) << 32 | (uint32_t)(tag))
+#define RUN_TAG(word) ((uint32_t)(word))
+#define RUN_RELEASER(word) ((member_ref)((word) >> 32))
 
 struct pool_span {
-	shared_u32 owner;		/* member_ref, SPAN_UNOWNED or SPAN_UNRESERVED */
-	shared_u32 kind;		/* span_kind; sticky for the type-stable ones */
-	shared_u32 chunk_size;	/* 0: not carved */
-	shared_u32 chunk_count; /* chunks in this span; 1 for a run */
-	shared_u32 run_spans;	/* head of a run: its length in spans; inside a run: 0 */
-	shared_u32 run_head;	/* index of the head span, itself for heads */
-	shared_u32 freed;		/* somebody freed a chunk since the owner last looked */
-	uint32_t reserved[9];
-	/* chunk_size >= 704: a tag per chunk (odd = in use).  Smaller: a bitmap (1 = in use). */
-	union {
-		CACHE_ALIGNED shared_u32 tag[CHUNK_TAGS];
-		CACHE_ALIGNED shared_u64 bitmap[SPAN_SIZE / 64u / 64u];
-	};
+	shared_u32 owner;	   /* member_ref, SPAN_UNOWNED or SPAN_UNRESERVED */
+	shared_u32 kind;	   /* span_kind; sticky for the type-stable ones */
+	shared_u32 chunk_size; /* 0: not carved or inside a run; SPAN_SIZE: head of a run */
+	shared_u32 run_spans;  /* head of a run: its length in spans */
+	shared_u64 run;		   /* head of a run: RUN_WORD */
+	shared_u32 run_head;   /* index + 1 of the run's head; 0: in no run */
+	shared_u32 freed;
+	shared_u32 next; /* index + 1 of the next span in the stack that `freed` names */
+	uint32_t reserved[7];
+	CACHE_ALIGNED shared_u32 tag[CHUNK_TAGS];					/* carved, size >= 1024: odd = in use */
+	CACHE_ALIGNED shared_u64 bitmap[SPAN_SIZE / CACHE_LINE / 64u]; /* carved, size < 1024: 1 = in use */
 	uint32_t pad[16];
 };
-static_assert(offsetof(struct pool_span, tag) == 64, "span tags");
+static_assert(offsetof(struct pool_span, tag) == 64 && offsetof(struct pool_span, bitmap) == 320, "span lines");
 static_assert(sizeof(struct pool_span) == 512, "span descriptor");
 
 /* ---- waiting ------------------------------------------------------------ */
@@ -238,6 +250,7 @@ static_assert(sizeof(struct pool_waiter) == 576, "waiter");
 #define ENDPOINT_SHARED 16u	   /* several members hold or held it */
 #define ENDPOINT_GOT_RESET 32u /* we wrote to a closed peer: what TCP's reset would have told us */
 #define ENDPOINT_NONBLOCK 64u
+#define ENDPOINT_RESET_SEEN 128u /* the program was told of the peer's reset */
 
 /* The shared record of one socket (the prototype's sock_info). */
 struct pool_endpoint {
@@ -262,7 +275,8 @@ struct pool_endpoint {
 	shared_u64 tcp_received; /* bytes this side took out of TCP */
 	shared_u64 switch_at;	 /* stream offset at which this side leaves TCP for its ring; ~0: not yet */
 	shared_u32 tx_owner;	 /* member_ref inside a write, used only when ENDPOINT_SHARED */
-	uint32_t reserved_b[3];
+	shared_u32 cpu;      /* where the owner last waited, + 1; a hint for the other side's spinning */
+	uint32_t reserved_b[2];
 
 	/* Line 3: who waits here; written by our side, read by the peer after each publish. */
 	CACHE_ALIGNED shared_u32 rx_armed; /* wake when there is something to read (or accept) */
@@ -396,26 +410,32 @@ struct pool_lock {
 };
 #define LOCK_WAITERS 0x80000000u
 
+#define KEY_REMOVED 1u /* IPC_RMID came; the chunk goes with the last attachment */
+
 struct pool_key {
+	shared_u64 id; /* generation << 16 | index + 1; 0: free entry.  Written last, cleared last. */
 	struct chunk_ref chunk;
-	uint64_t id; /* generation << 16 | index + 1; 0: free entry */
-	int32_t key;
-	uint32_t attaches;
+	uint64_t size; /* as asked for */
+	uint64_t changed_ns;
+	int32_t key; /* 0: private */
 	uint32_t uid;
 	uint32_t mode;
 	uint32_t creator; /* member_ref */
-	uint32_t flags;	  /* 1: marked for removal */
-	uint64_t size;	  /* as asked for */
-	uint64_t changed_ns;
-	uint64_t reserved[8];
+	shared_u32 flags;
+	uint32_t reserved;
+	/* The members that have it attached, a bit per slot; setting and clearing are idempotent. */
+	CACHE_ALIGNED shared_u64 attached[MEMBERS_MAX / 64u];
 };
-static_assert(sizeof(struct pool_key) == 128, "key");
+static_assert(offsetof(struct pool_key, attached) == 64 && sizeof(struct pool_key) == 192, "key");
 
+/* Changed only under `lock`.  `changing` announces the entry in change, for the one who recovers the lock. */
 struct pool_keys {
 	CACHE_ALIGNED struct pool_lock lock;
-	uint32_t generation;
-	uint32_t reserved[13];
-	struct pool_key key[KEYS_MAX];
+	shared_u32 changing; /* index + 1; 0: none */
+	shared_u32 generation;
+	shared_u32 high; /* entries from here on were never used */
+	uint32_t reserved[11];
+	CACHE_ALIGNED struct pool_key key[KEYS_MAX];
 };
 
 #endif

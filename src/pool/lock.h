@@ -5,8 +5,9 @@
  *
  * The word holds the owner's member_ref (and a flag that somebody sleeps).
  * Whoever finds the owner dead takes the lock over with one CAS and is told
- * so (LOCK_RECOVERED): it finishes or undoes what the dead one announced in
- * its slot (pool_member.announce) before doing anything else.
+ * so (LOCK_RECOVERED): it finishes or undoes what the dead one announced
+ * beside the lock (pool_keys.changing) before doing anything else.  The
+ * announcement outlives the one who repairs, too, should that one die.
  *
  * Sleeping is the caller's port's business: lock_acquire gets two functions.
  */

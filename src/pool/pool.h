@@ -16,11 +16,22 @@
 #include "layout.h"
 #include "reason.h"
 
-/* Spans of one chunk size that we own and carve; private to the process. */
-#define SPAN_LIST_MAX 64u
+/*
+ * What this process knows about its own spans of one chunk size (chunk.c).
+ * Spans are named by index + 1; 0: none.
+ */
+#define CHUNK_CLASSES 12u
 struct chunk_class_cache {
-	uint32_t current;  /* span index + 1 that we allocate from; 0: none */
-	uint32_t next_tag; /* where to look first in it */
+	uint32_t current; /* the span that we allocate from */
+	uint32_t next;	  /* where to look first in it */
+	uint32_t partial; /* stack of spans of ours that have room */
+};
+
+struct chunk_cache {
+	uint32_t frees;	 /* since the last trim */
+	uint32_t partials;
+	uint32_t shortages; /* times that nothing was found */
+	struct chunk_class_cache class[CHUNK_CLASSES];
 };
 
 struct pool {
@@ -31,7 +42,9 @@ struct pool {
 	struct pool_waiter *waiters;
 	struct pool_directory *directory;
 	struct pool_keys *keys;
-	shared_u64 *hints; /* SPAN_KINDS bitmaps of span_count bits */
+	shared_u64 *hints; /* SPAN_KINDS times: hint_words words, a bit per span; hint_tops words, a bit per word */
+	uint32_t hint_words;
+	uint32_t hint_tops;
 	struct pool_span *spans;
 	uint64_t data_at;
 	uint32_t span_count;
@@ -40,9 +53,9 @@ struct pool {
 	member_ref self; /* who we are; 0: only looking */
 	struct pool_member *own;
 
-	/* Allocator state of this process (chunk.c); guarded by chunk_lock (a process-private spin lock). */
+	/* The allocator's state in this process (chunk.c), guarded by chunk_lock (a process-private spin lock). */
 	atomic_flag chunk_lock;
-	void *chunk_state; /* see chunk.c */
+	struct chunk_cache chunks;
 };
 
 /*
@@ -51,7 +64,7 @@ struct pool {
  */
 struct pool_plan {
 	uint64_t members_at, waiters_at, directory_at, keys_at, hints_at, spans_at, data_at;
-	uint32_t span_count;
+	uint32_t span_count, hint_words, hint_tops;
 };
 /* 0 or -EINVAL when no pool can have that size (multiple of EXTENT_SIZE, within the limits). */
 int pool_plan(uint64_t size, struct pool_plan *plan);

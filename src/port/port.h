@@ -75,8 +75,12 @@ ssize_t port_recvmsg(int fd, struct msghdr *message, int flags);
 ssize_t port_read(int fd, void *buffer, size_t length);
 ssize_t port_write(int fd, const void *buffer, size_t length);
 ssize_t port_pread(int fd, void *buffer, size_t length, int64_t offset);
+/* lseek(SEEK_CUR, 0) and lseek(SEEK_SET). */
+int64_t port_lseek_current(int fd);
+int64_t port_lseek_set(int fd, int64_t offset);
 int port_ioctl(int fd, unsigned long request, void *argument);
 int port_fcntl(int fd, int command, long argument);
+int port_open_read(const char *path); /* read-only, close-on-exec */
 int port_ppoll(struct pollfd *fds, unsigned count, const struct timespec *timeout, const sigset_t *mask);
 int port_epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event);
 /* timeout_ns < 0: for ever; mask NULL: none. */

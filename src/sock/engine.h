@@ -53,6 +53,8 @@ int engine_setsockopt(struct sock *sock, int fd, int level, int name, const void
 int engine_ioctl(struct sock *sock, int fd, unsigned long request, void *argument);
 /* After the kernel did F_SETFL successfully (or FIONBIO). */
 void engine_flags_changed(struct sock *sock, int flags);
+/* What F_GETFL answers when the kernel says `flags`: without what we changed behind the program's back. */
+int engine_flags_seen(struct sock *sock, int flags);
 
 /*
  * Data.  `flags` are MSG_*; iov is not changed.  For EPIPE the caller raises SIGPIPE (unless MSG_NOSIGNAL).

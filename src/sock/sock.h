@@ -47,6 +47,15 @@ struct sock_lock {
 	_Atomic(uint32_t) word; /* 0 free, 1 held, 2 held and wanted */
 };
 
+/*
+ * How long a waiter looks before it sleeps: grows while looking pays, shrinks
+ * to nothing while it does not.
+ */
+struct spin {
+	uint32_t budget; /* ticks / 64 */
+	uint32_t misses; /* in a row */
+};
+
 struct interest; /* epoll.c: one entry of one epoll set */
 
 struct sock {
@@ -60,6 +69,7 @@ struct sock {
 	uint8_t connecting;			/* non-blocking connect reported EINPROGRESS, result not fetched yet */
 	uint8_t tcp_drained;		/* our receiving side has left TCP */
 	uint8_t tcp_switched;		/* our sending side has left TCP */
+	uint8_t port_reserved;		/* counted in the local ports that direct connections hold */
 	_Atomic(uint32_t) nonblock; /* O_NONBLOCK as this process last saw it */
 	int32_t receive_low;		/* SO_RCVLOWAT */
 	int64_t receive_timeout_ns; /* SO_RCVTIMEO, -1: none */
@@ -74,11 +84,20 @@ struct sock {
 	struct sock_lock receive_lock;
 	struct ring receive; /* consumer of the peer's stream */
 	struct sock_lock send_lock;
-	struct ring send; /* producer of ours */
+	struct ring send;		  /* producer of ours */
+	uint64_t last_send_ticks; /* only for rings that grew */
 
+	struct sock_lock state_lock; /* offers moving on */
 	struct sock_lock interest_lock;
 	struct interest *interests; /* epoll sets that hold this socket (epoll.c) */
-	uint32_t accept_turn;		/* serves the two accept queues in turn */
+	struct spin receive_spin;
+	struct spin send_spin;
+	uint64_t offer_until_ns; /* OFFERED: withdrawn if nobody took it by then */
+	bool options_set;		 /* the program set an option that accepted sockets inherit */
+	bool kernel_nonblock;	 /* listeners: we made the kernel's descriptor non-blocking, the program did not */
+	bool grow_failed;		 /* the pool had no larger ring: don't ask until the ring is empty again */
+	bool linger_reset;		 /* SO_LINGER with 0 seconds */
+	uint32_t accept_turn;	 /* serves the two accept queues in turn */
 	struct sock *next_free;
 };
 
@@ -153,10 +172,6 @@ int64_t sleep_limit_ns(void);
 /* ---- looking before sleeping (spin.c) ---- */
 /* How long this thread should look before it sleeps on that socket or set, in port_ticks(); 0: not at all.  Adapts by
  * spin_result(). */
-struct spin {
-	uint32_t budget; /* ticks / 64 */
-	uint32_t misses;
-};
 uint64_t spin_budget(const struct spin *spin, const struct pool_endpoint *peer);
 void spin_result(struct spin *spin, bool paid);
 
@@ -165,6 +180,10 @@ void spin_result(struct spin *spin, bool paid);
 void epoll_sock_changed(struct sock *sock);
 /* The last descriptor was closed: it leaves all sets. */
 void epoll_sock_closed(struct sock *sock);
+/* Descriptors of epoll instances: closed, duplicated; and what a forked child keeps. */
+void epoll_descriptor_closing(int fd);
+void epoll_descriptor_duplicated(int old_fd, int new_fd);
+void epoll_fork_child(void);
 
 /* ---- the process (process.c) ---- */
 struct process {

@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * This process as a member: joining at start, and what fork() does to it.
+ *
+ * Who calls it: the preload library's constructor and its fork hooks.
+ *
+ * Crash points of a fork: (1) the agent reserved a slot for the child, (2) the parent marked the child as a holder of
+ * all its sockets, (3) the child exists, (4) the child handed its own pidfd to the agent.  Dying before (4), or a fork
+ * that fails, closes the child's link, on which the agent settles the reserved slot: it clears the marks of (2), all
+ * idempotent.
+ */
+#include "engine.h"
+#include "internal.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct process process = {.link = {.fd = -1}};
+
+static bool verbose;
+static int fork_child_fd = -1;
+static uint32_t fork_child_member;
+
+static const char *join_error_sentence(int error)
+{
+	switch (-error) {
+	case ENOENT:
+	case ECONNREFUSED:
+		return "no agent answers there; start it with `unclot pool create` or use `unclot run`";
+	case EACCES:
+	case EPERM:
+		return "this user may not enter that pool; ask for membership of its group or use a pool of your own";
+	case EPROTO:
+		return "the agent is of another version; stop it with `unclot stop` and start again";
+	case ENOSPC:
+		return "all member slots of the pool are taken";
+	default:
+		return strerror(-error);
+	}
+}
+
+static bool join(const char *path)
+{
+	struct agent_welcome welcome;
+	enum pool_fault fault;
+	int error = agent_join(&process.link, path, false, &welcome);
+	void *base;
+
+	if (error < 0) {
+		port_complain("%s: %s; going on over TCP", path, join_error_sentence(error));
+		return false;
+	}
+	base = port_map_pool(welcome.pool_fd, welcome.pool_size, &error);
+	port_close(welcome.pool_fd);
+	if (!base) {
+		agent_leave(&process.link);
+		if (verbose)
+			port_complain("cannot map the pool (%s); going on over TCP", strerror(-error));
+		return false;
+	}
+	fault = pool_attach(&process.pool, base, welcome.pool_size);
+	if (fault != POOL_GOOD) {
+		port_complain("%s: %s; going on over TCP", path, pool_fault_sentence(fault));
+		agent_leave(&process.link);
+		port_unmap(base, welcome.pool_size);
+		return false;
+	}
+	process.pool.kernel = 1;
+	process.pool.self = welcome.member;
+	process.pool.own = member_find(&process.pool, welcome.member);
+	own_descriptor_add(process.link.fd);
+	return process.pool.own != NULL;
+}
+
+/* Sockets that were there before us: listeners by inheritance or socket activation. */
+static void adopt_inherited(void)
+{
+	DIR *directory = opendir("/proc/self/fd");
+	struct dirent *entry;
+
+	if (!directory)
+		return;
+	while ((entry = readdir(directory)) != NULL) {
+		int fd = atoi(entry->d_name);
+
+		if (entry->d_name[0] >= '0' && entry->d_name[0] <= '9' && fd != dirfd(directory) && !engine_is_own(fd))
+			engine_adopt(fd);
+	}
+	closedir(directory);
+}
+
+void engine_start(void)
+{
+	const char *path = getenv("UNCLOT_SOCKET");
+	const char *off = getenv("UNCLOT_OFF");
+
+	verbose = getenv("UNCLOT_VERBOSE") != NULL;
+	if (!path || !*path || (off && strcmp(off, "0") != 0))
+		return;
+	if (table_start() < 0)
+		return;
+	if (!join(path)) {
+		sock_table_size = 0;
+		return;
+	}
+	process.attached = true;
+	adopt_inherited();
+}
+
+bool engine_is_on(void)
+{
+	return process.attached;
+}
+
+struct sock *engine_find(int fd)
+{
+	return sock_find(fd);
+}
+
+/* ---- fork ---- */
+
+static void hold_for_child(void *context, struct sock *sock)
+{
+	struct pool_endpoint *endpoint = sock->endpoint;
+
+	(void)context;
+	if (!endpoint)
+		return;
+	fetch_or_shared(&endpoint->flags, ENDPOINT_SHARED);
+	endpoint_hold(endpoint, fork_child_member);
+}
+
+void engine_fork_prepare(void)
+{
+	if (!process.attached)
+		return;
+	fork_child_fd = -1;
+	fork_child_member = 0;
+	if (agent_fork_prepare(&process.link, &fork_child_fd, &fork_child_member) == 0)
+		sock_for_each(hold_for_child, NULL);
+	while (atomic_flag_test_and_set_explicit(&process.pool.chunk_lock, memory_order_acquire))
+		port_pause();
+}
+
+/* The child could not become a member: what it inherited in memory is not its to use. */
+static void lose_memory(void *context, struct sock *sock)
+{
+	(void)context;
+	sock->endpoint = NULL;
+	sock->connection.connection = NULL;
+	sock->listener.listener = NULL;
+	atomic_store(&sock->state, SOCK_TCP);
+}
+
+static void unlock_for_child(void *context, struct sock *sock)
+{
+	(void)context;
+	atomic_store(&sock->receive_lock.word, 0);
+	atomic_store(&sock->send_lock.word, 0);
+	atomic_store(&sock->interest_lock.word, 0);
+	sock->receive.valid = 0;
+	sock->send.valid = 0;
+}
+
+static void become_child(void)
+{
+	int parent_link = process.link.fd;
+
+	sock_for_each(unlock_for_child, NULL);
+	own_descriptor_remove(parent_link);
+	process.pool.self = 0;
+	process.pool.own = NULL;
+	chunk_forget(&process.pool);
+	if (fork_child_fd < 0 || agent_fork_child(&process.link, fork_child_fd, fork_child_member) < 0) {
+		process.attached = false;
+		process.link.fd = -1;
+		sock_for_each(lose_memory, NULL);
+		return;
+	}
+	own_descriptor_add(process.link.fd);
+	process.pool.self = fork_child_member;
+	process.pool.own = member_find(&process.pool, fork_child_member);
+	bell_fork_child();
+	epoll_fork_child();
+}
+
+void engine_fork_done(bool child)
+{
+	if (!process.attached)
+		return;
+	atomic_flag_clear_explicit(&process.pool.chunk_lock, memory_order_release);
+	if (child)
+		become_child();
+	else if (fork_child_fd >= 0)
+		port_close(fork_child_fd);
+	fork_child_fd = -1;
+}
+
+void engine_exec(void)
+{
+	/* The next image joins anew and finds its listeners by their cookies; nothing has to be handed over. */
+}

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Streams of a socket in state SHM: what data.c builds the calls from.
+ * All of these are called under the lock of their direction.
+ */
+#ifndef UNCLOT_SOCK_STREAM_H
+#define UNCLOT_SOCK_STREAM_H
+
+#include "sock.h"
+
+/* A place in an array of buffers; never moves past its end because the callers bound the length. */
+struct cursor {
+	const struct iovec *iov;
+	int left;
+	size_t offset;
+};
+void cursor_start(struct cursor *cursor, const struct iovec *iov, int count);
+void cursor_skip(struct cursor *cursor, size_t length);
+
+/* Sends what fits now: bytes taken, or -EAGAIN (no room), -EPIPE, -ECONNRESET. */
+ssize_t stream_send_once(struct sock *sock, struct cursor *cursor, size_t length);
+/* Receives what is there: bytes, 0 at the end, or -EAGAIN, -ECONNRESET. */
+ssize_t stream_receive_once(struct sock *sock, struct cursor *cursor, size_t length, int flags);
+/* Room in the ring for up to `want` bytes, growing it when it pays; then publish. For callers that fill the ring
+ * themselves. */
+int64_t stream_reserve(struct sock *sock, size_t want, struct ring_area *area);
+void stream_commit(struct sock *sock, size_t length);
+/* Has everything that came by TCP been read?  Sets tcp_drained. */
+void stream_check_drained(struct sock *sock);
+
+#endif

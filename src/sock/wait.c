@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Blocking: how a thread in recv(), send(), accept() or connect() waits.
+ *
+ * Who calls it: stream.c, accept.c, connect.c, with no lock held.
+ *
+ * Pure memory: look for a bounded time, arm, look again, sleep on the endpoint's armed word (futex).  The other side of
+ * the arm is wake_endpoint() after every publish.  Mixed (the kernel's descriptor can make it ready too): a watch of
+ * this thread's sleeper, armed, and ppoll() on both.  No wake-up is lost because the condition is read after the arm's
+ * fence and the armed word is read after the publish's fence.
+ */
+#include "internal.h"
+
+#include <errno.h>
+
+static uint32_t wanted_events(enum direction direction)
+{
+	/* An end or an error ends either wait. */
+	return direction == DIRECTION_READ ? (uint32_t)(EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP)
+									   : (uint32_t)(EPOLLOUT | EPOLLERR | EPOLLHUP);
+}
+
+static bool is_ready_memory(struct sock *sock, enum direction direction)
+{
+	return sock_state_of(sock) == SOCK_CLOSED || (sock_readiness_memory(sock) & wanted_events(direction)) != 0;
+}
+
+/* Looks for a bounded time; true when it became ready meanwhile. */
+static bool look(struct sock *sock, enum direction direction)
+{
+	struct spin *spin = direction == DIRECTION_READ ? &sock->receive_spin : &sock->send_spin;
+	uint64_t budget, start;
+	unsigned turns = 0;
+
+	if (sock->endpoint)
+		store_hint(&sock->endpoint->cpu, port_cpu() + 1);
+	budget = spin_budget(spin, sock->peer);
+	if (budget == 0) {
+		spin->misses++;
+		return false;
+	}
+	start = port_ticks();
+	do {
+		if (is_ready_memory(sock, direction)) {
+			spin_result(spin, true);
+			pool_count(sock->pool, COUNTER_SPIN_HITS, 1);
+			return true;
+		}
+		port_pause();
+		turns++;
+	} while (port_ticks() - start < budget);
+	spin_result(spin, false);
+	pool_count(sock->pool, COUNTER_SPIN_MISSES, 1);
+	return false;
+}
+
+static int64_t time_left(uint64_t deadline_ns)
+{
+	uint64_t now;
+
+	if (deadline_ns == 0)
+		return -1;
+	now = port_now_ns();
+	return now >= deadline_ns ? 0 : (int64_t)(deadline_ns - now);
+}
+
+int sock_wait_memory(struct sock *sock, enum direction direction, uint64_t deadline_ns)
+{
+	struct pool_endpoint *endpoint = sock->endpoint;
+	shared_u32 *word = endpoint_armed_word(endpoint, direction);
+
+	if (look(sock, direction))
+		return 0;
+	for (;;) {
+		uint32_t armed = endpoint_arm_futex(endpoint, direction);
+		int64_t left = time_left(deadline_ns);
+		int error;
+
+		if (is_ready_memory(sock, direction))
+			return 0;
+		if (left == 0)
+			return -ETIMEDOUT;
+		pool_count(sock->pool, COUNTER_SLEEPS, 1);
+		error = port_futex_wait(word, armed, left);
+		if (error == -EINTR)
+			return is_ready_memory(sock, direction) ? 0 : -EINTR;
+		if (is_ready_memory(sock, direction))
+			return 0;
+	}
+}
+
+/* One mixed sleep with this thread's sleeper, or without one (then in short turns). */
+static int sleep_mixed(struct sock *sock, enum direction direction, int64_t left)
+{
+	struct sleeper *sleeper = sleeper_of_thread();
+	struct watch_list list = sock_watches(sock);
+	struct pollfd fds[2] = {
+		{.fd = sock->fd, .events = direction == DIRECTION_READ ? POLLIN | POLLRDHUP : POLLOUT},
+		{.fd = -1, .events = POLLIN},
+	};
+	int64_t limit = sleep_limit_ns();
+	struct timespec timeout;
+	int watch = -1, result;
+
+	if (sleeper && list.endpoint && waiter_prepare(sock->pool, &sleeper->waiter, 0) == 0)
+		watch = watch_claim(sock->pool, &list, &sleeper->waiter, 0, false);
+	if (watch >= 0) {
+		fds[1].fd = sleeper->eventfd;
+		watch_arm(&list, watch, direction == DIRECTION_READ ? WATCH_READ : WATCH_WRITE);
+		if (is_ready_memory(sock, direction) || !waiter_sleep_begin(&sleeper->waiter)) {
+			uint32_t interest;
+
+			watch_release(&list, watch, &sleeper->waiter, 0);
+			waiter_take(sock->pool, &sleeper->waiter, &interest, 1);
+			return 0;
+		}
+	} else {
+		limit = 1000000; /* no watch to be had: look every millisecond */
+	}
+	if (limit >= 0 && (left < 0 || limit < left))
+		left = limit;
+	if (left >= 0)
+		timeout = (struct timespec){left / 1000000000, left % 1000000000};
+	pool_count(sock->pool, COUNTER_SLEEPS, 1);
+	result = port_ppoll(fds, 2, left >= 0 ? &timeout : NULL, NULL);
+	if (watch >= 0) {
+		uint64_t rings;
+		uint32_t interest;
+
+		waiter_sleep_end(&sleeper->waiter);
+		watch_release(&list, watch, &sleeper->waiter, 0);
+		waiter_take(sock->pool, &sleeper->waiter, &interest, 1);
+		if (result > 0 && fds[1].revents)
+			port_read(sleeper->eventfd, &rings, sizeof(rings));
+	}
+	return result < 0 ? result : 0;
+}
+
+int sock_wait_mixed(struct sock *sock, enum direction direction, uint64_t deadline_ns)
+{
+	for (;;) {
+		int64_t left = time_left(deadline_ns);
+		int error;
+
+		if (sock_state_of(sock) == SOCK_CLOSED || (sock_readiness(sock) & wanted_events(direction)))
+			return 0;
+		if (sock_kernel_part(sock) == KERNEL_NONE)
+			return sock_wait_memory(sock, direction, deadline_ns);
+		if (left == 0)
+			return -ETIMEDOUT;
+		error = sleep_mixed(sock, direction, left);
+		if (error == -EINTR && !(deadline_ns == 0 && signals_restart()))
+			return -EINTR;
+	}
+}

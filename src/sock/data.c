@@ -204,9 +204,43 @@ static ssize_t send_by_tcp(struct sock *sock, struct cursor *cursor, size_t leng
 	return n;
 }
 
+/*
+ * Several processes may write one connection: the ring has one producer at a time.  The word names the member inside; a
+ * dead one is replaced (a write that was not committed never happened).
+ */
+#define PRODUCER_NAP_NS 1000000
+
+static bool producer_is_gone(const struct pool *pool, member_ref ref)
+{
+	const struct pool_member *member = member_find(pool, ref);
+
+	return !member || (load_peer(&member->word) & 0xf) == MEMBER_DEAD;
+}
+
+static void producer_enter(struct sock *sock)
+{
+	shared_u32 *word = &sock->endpoint->tx_owner;
+	uint32_t seen = 0;
+
+	while (!cas(word, &seen, process.pool.self)) {
+		if (seen != 0 && producer_is_gone(sock->pool, seen))
+			continue; /* the next CAS expects the dead one */
+		if (seen != 0)
+			port_futex_wait(word, seen, PRODUCER_NAP_NS);
+		seen = 0;
+	}
+}
+
+static void producer_leave(struct sock *sock)
+{
+	publish(&sock->endpoint->tx_owner, 0);
+	port_futex_wake(&sock->endpoint->tx_owner, 1);
+}
+
 static ssize_t send_once(struct sock *sock, int fd, struct cursor *cursor, size_t length, int flags,
 						 const struct msghdr *message)
 {
+	bool shared;
 	ssize_t n;
 
 	sock_lock(&sock->send_lock);
@@ -216,7 +250,12 @@ static ssize_t send_once(struct sock *sock, int fd, struct cursor *cursor, size_
 	}
 	switch (sock_state_of(sock)) {
 	case SOCK_SHM:
+		shared = load_hint(&sock->endpoint->flags) & ENDPOINT_SHARED;
+		if (shared)
+			producer_enter(sock);
 		n = stream_send_once(sock, cursor, length);
+		if (shared)
+			producer_leave(sock);
 		break;
 	case SOCK_OFFERED:
 	case SOCK_TAKEN:
@@ -303,6 +342,19 @@ static ssize_t file_into_ring(struct sock *sock, int in_fd, int64_t *offset, siz
 	return n;
 }
 
+static ssize_t file_as_producer(struct sock *sock, int in_fd, int64_t *offset, size_t count)
+{
+	bool shared = load_hint(&sock->endpoint->flags) & ENDPOINT_SHARED;
+	ssize_t n;
+
+	if (shared)
+		producer_enter(sock);
+	n = file_into_ring(sock, in_fd, offset, count);
+	if (shared)
+		producer_leave(sock);
+	return n;
+}
+
 /* A connection that is still on TCP: a bounce buffer, so that the bytes are counted. *position moves by what was sent.
  */
 static ssize_t file_by_send(struct sock *sock, int fd, int in_fd, int64_t *position, size_t count)
@@ -337,7 +389,7 @@ ssize_t engine_sendfile(struct sock *sock, int fd, int in_fd, int64_t *offset, s
 
 		if (sock_state_of(sock) == SOCK_SHM) {
 			sock_lock(&sock->send_lock);
-			n = sock_is_still(sock, fd) ? file_into_ring(sock, in_fd, offset, count - done) : -EBADF;
+			n = sock_is_still(sock, fd) ? file_as_producer(sock, in_fd, offset, count - done) : -EBADF;
 			sock_unlock(&sock->send_lock);
 		} else {
 			int64_t position = offset ? *offset : port_lseek_current(in_fd);

@@ -112,6 +112,8 @@ static inline void pool_count(const struct pool *pool, enum counter counter, uin
 struct pool_member *member_find(const struct pool *pool, member_ref ref);
 /* Its reference if the slot is in use (RESERVED, LIVE or DEAD), else 0. */
 member_ref member_ref_of_slot(const struct pool *pool, uint32_t slot);
+/* The state of exactly that member; MEMBER_FREE when it has gone. */
+enum member_state member_state_of(const struct pool *pool, member_ref ref);
 /* Agent: takes a free slot -> RESERVED with a new generation; 0 when all are taken. */
 member_ref member_reserve(struct pool *pool, member_ref parent);
 /* RESERVED -> LIVE; agent (or the forked child itself) fills pid, uid, name before. */

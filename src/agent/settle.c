@@ -1,0 +1,346 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * What the dead leave behind in the pool, and how it is given up.
+ *
+ * Who calls it: the worker, when a pidfd says so, when a member leaves, when a
+ * forked child never came, and at its own start for whatever the worker before
+ * it had not finished.
+ *
+ *   LIVE|RESERVED -> DEAD    first: from here on a next worker repeats everything below
+ *   listeners                held no more; the last one closed, its queue refused
+ *   connections              held no more; the last holder's side closed, the peer woken
+ *   waiters                  freed
+ *   chunks                   freed, but for those that living connections, waiters and keys need
+ *   DEAD -> FREE             last
+ *
+ * Invariant: every step can be repeated, and none waits for a member.  A step
+ * that was cut short is recognised by what it left (no holder, but open), not
+ * by a memory of ours.
+ *
+ * A side of a connection that is open without any holder is one of
+ *   - given up a moment ago by somebody who died before closing it: closed here;
+ *   - in an accept queue (server side, QUEUED): stays;
+ *   - about to be held by a living member (client side NEW; server side ACCEPTED or TAKEN by a living slot): stays.
+ *     CONFIRMED is not among them: the client confirms only what is held.
+ */
+#include "../pool/connection.h"
+#include "../pool/directory.h"
+#include "../pool/listener.h"
+#include "complain.h"
+#include "worker.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct chunk_list {
+	struct chunk_ref *refs;
+	uint32_t count;
+	uint32_t room;
+	bool overflow; /* no memory: whoever relies on it being complete must know */
+};
+
+struct settlement {
+	struct worker *worker;
+	struct pool *pool;
+	member_ref dead; /* 0: nobody, a sweep */
+	struct chunk_list needed;
+};
+
+static void list_add(struct chunk_list *list, struct chunk_ref ref)
+{
+	if (list->count == list->room) {
+		uint32_t room = list->room ? list->room * 2 : 1024;
+		struct chunk_ref *refs = reallocarray(list->refs, room, sizeof *refs);
+		if (!refs) {
+			list->overflow = true;
+			return;
+		}
+		list->refs = refs;
+		list->room = room;
+	}
+	list->refs[list->count++] = ref;
+}
+
+static bool slot_is_alive(const struct settlement *settlement, uint32_t slot)
+{
+	if (slot >= MEMBERS_MAX)
+		return false;
+	member_ref member = settlement->worker->seat[slot].member;
+	return member != 0 && member != settlement->dead;
+}
+
+static bool owner_is_alive(const struct settlement *settlement, member_ref owner)
+{
+	return seat_of(settlement->worker, owner) && owner != settlement->dead;
+}
+
+/* ---- connections ---- */
+
+static void close_side(const struct settlement *settlement, const struct connection_ref *ref, enum side side)
+{
+	struct pool_endpoint *peer = &ref->connection->endpoint[side == SIDE_CLIENT ? SIDE_SERVER : SIDE_CLIENT];
+	connection_close_side(settlement->pool, ref, side, false);
+	doorbell_wake(settlement->worker, peer);
+}
+
+/* Nobody will confirm, take or withdraw it any more. */
+static void withdraw_offer(const struct settlement *settlement, const struct connection_ref *ref)
+{
+	uint32_t slot;
+	enum handshake state = connection_handshake(ref, &slot);
+	if (state != HANDSHAKE_OPEN && state != HANDSHAKE_TAKEN)
+		return;
+	directory_remove_offer(settlement->pool, ref);
+	if (connection_move(ref, state, HANDSHAKE_WITHDRAWN, MEMBER_SLOT(settlement->dead))) {
+		doorbell_wake(settlement->worker, &ref->connection->endpoint[SIDE_CLIENT]);
+		doorbell_wake(settlement->worker, &ref->connection->endpoint[SIDE_SERVER]);
+	}
+}
+
+static bool is_queued(const struct settlement *settlement, const struct connection_ref *ref)
+{
+	struct listener_ref listener;
+	return listener_find(settlement->pool, load_peer(&ref->connection->listener), &listener) &&
+		   listener_is_open(&listener) && listener_contains(&listener, ref->offset);
+}
+
+/* The client has gone; what it queued stays queued, what it did not manage to queue will never be. */
+static void abandon_queued(const struct settlement *settlement, const struct connection_ref *ref)
+{
+	if (!is_queued(settlement, ref) && connection_move(ref, HANDSHAKE_QUEUED, HANDSHAKE_WITHDRAWN, 0))
+		close_side(settlement, ref, SIDE_SERVER);
+}
+
+static void look_at_client(const struct settlement *settlement, const struct connection_ref *ref, member_ref owner)
+{
+	struct pool_endpoint *client = &ref->connection->endpoint[SIDE_CLIENT];
+	uint32_t slot;
+	if (settlement->dead && endpoint_is_held_by(client, settlement->dead))
+		endpoint_unhold(client, settlement->dead);
+	if (endpoint_has_holders(client))
+		return;
+	enum handshake state = connection_handshake(ref, &slot);
+	if (connection_side_open(ref, SIDE_CLIENT)) {
+		if (state == HANDSHAKE_NEW && owner_is_alive(settlement, owner))
+			return; /* being made */
+		withdraw_offer(settlement, ref);
+		if (state == HANDSHAKE_QUEUED)
+			abandon_queued(settlement, ref);
+		close_side(settlement, ref, SIDE_CLIENT);
+	} else if (state == HANDSHAKE_QUEUED) {
+		abandon_queued(settlement, ref);
+	}
+}
+
+static void look_at_server(const struct settlement *settlement, const struct connection_ref *ref, member_ref owner)
+{
+	struct pool_endpoint *server = &ref->connection->endpoint[SIDE_SERVER];
+	uint32_t slot;
+	if (settlement->dead && endpoint_is_held_by(server, settlement->dead))
+		endpoint_unhold(server, settlement->dead);
+	if (endpoint_has_holders(server))
+		return;
+	enum handshake state = connection_handshake(ref, &slot);
+	/* Taken, and perhaps not even opened. */
+	if (state == HANDSHAKE_TAKEN && !slot_is_alive(settlement, slot))
+		withdraw_offer(settlement, ref);
+	if (!connection_side_open(ref, SIDE_SERVER))
+		return;
+	switch (state) {
+	case HANDSHAKE_NEW:
+		if (!owner_is_alive(settlement, owner) && !endpoint_has_holders(&ref->connection->endpoint[SIDE_CLIENT]))
+			close_side(settlement, ref, SIDE_SERVER);
+		return;
+	case HANDSHAKE_QUEUED: /* the listener's business, or the client's */
+	case HANDSHAKE_OPEN:   /* not opened before it is taken */
+		return;
+	case HANDSHAKE_ACCEPTED:
+	case HANDSHAKE_TAKEN:
+		if (!slot_is_alive(settlement, slot))
+			close_side(settlement, ref, SIDE_SERVER);
+		return;
+	case HANDSHAKE_CONFIRMED:
+	case HANDSHAKE_REFUSED:
+	case HANDSHAKE_WITHDRAWN:
+		close_side(settlement, ref, SIDE_SERVER);
+		return;
+	}
+}
+
+static void visit_connection(void *context, struct chunk_ref chunk, member_ref owner, enum span_kind kind)
+{
+	struct settlement *settlement = context;
+	struct connection_ref ref;
+	(void)kind;
+	struct pool_connection *raw = pool_at(settlement->pool, chunk.offset, sizeof *raw);
+	if (!raw)
+		return;
+	/* Its maker died before it said whose the sides are: only the chunk exists. */
+	if ((uint32_t)(load_peer(&raw->sides) >> 8) != chunk.tag) {
+		if (!owner_is_alive(settlement, owner))
+			chunk_free(settlement->pool, chunk);
+		return;
+	}
+	if (!connection_find(settlement->pool, chunk.offset, &ref) || ref.tag != chunk.tag)
+		return;
+	look_at_client(settlement, &ref, owner);
+	/* Closing the client's side may have freed it; then its tag has moved on. */
+	if (connection_find(settlement->pool, chunk.offset, &ref) && ref.tag == chunk.tag) {
+		look_at_server(settlement, &ref, owner);
+		connection_sweep(settlement->pool, &ref);
+	}
+}
+
+/* ---- listeners ---- */
+
+static void refused(void *context, const struct connection_ref *connection)
+{
+	const struct settlement *settlement = context;
+	doorbell_wake(settlement->worker, &connection->connection->endpoint[SIDE_CLIENT]);
+}
+
+static void visit_listener(void *context, struct chunk_ref chunk, member_ref owner, enum span_kind kind)
+{
+	struct settlement *settlement = context;
+	(void)kind;
+	struct pool_listener *listener = pool_at(settlement->pool, chunk.offset, sizeof *listener);
+	if (!listener)
+		return;
+	struct listener_ref ref = {.listener = listener, .offset = chunk.offset, .tag = chunk.tag};
+	bool was_last = settlement->dead && endpoint_is_held_by(&listener->endpoint, settlement->dead) &&
+					endpoint_unhold(&listener->endpoint, settlement->dead);
+	if (endpoint_has_holders(&listener->endpoint))
+		return;
+	/* No holder and not open: a living owner may just be making it. */
+	if (!was_last && load_peer(&listener->tag) != chunk.tag && owner_is_alive(settlement, owner))
+		return;
+	directory_remove_listener(settlement->pool, chunk.offset, &listener->endpoint);
+	listener_close(settlement->pool, &ref, refused, settlement);
+	/* It does nothing for one that was never opened: then the chunk is still there. */
+	chunk_free(settlement->pool, chunk);
+}
+
+/* ---- what is still needed ---- */
+
+static void need_rings(void *context, struct chunk_ref chunk, member_ref owner, enum span_kind kind)
+{
+	struct settlement *settlement = context;
+	struct connection_ref ref;
+	(void)owner;
+	(void)kind;
+	if (!connection_find(settlement->pool, chunk.offset, &ref))
+		return;
+	for (int side = 0; side < 2; side++) {
+		struct chunk_ref rings[2];
+		stream_chunks(&ref.connection->stream[side], rings);
+		for (int i = 0; i < 2; i++) {
+			if (rings[i].offset)
+				list_add(&settlement->needed, rings[i]);
+		}
+	}
+}
+
+/* Tag 0: whatever is there.  Segments have no tags, and keys may change while we look. */
+static void need_others(struct settlement *settlement)
+{
+	const struct pool *pool = settlement->pool;
+	for (uint32_t i = 0; i < WAITERS_MAX; i++) {
+		struct pool_waiter *waiter = &pool->waiters[i];
+		if (!(load_peer(&waiter->word) & 1))
+			continue;
+		for (uint32_t segment = 0; segment < WAITER_SEGMENTS; segment++) {
+			uint64_t offset = load_peer(&waiter->segment[segment]);
+			if (offset)
+				list_add(&settlement->needed, (struct chunk_ref){.offset = offset});
+		}
+	}
+	for (uint32_t i = 0; i < KEYS_MAX; i++) {
+		const volatile struct pool_key *key = &pool->keys->key[i];
+		uint64_t offset = key->chunk.offset;
+		if (key->id && offset)
+			list_add(&settlement->needed, (struct chunk_ref){.offset = offset});
+	}
+}
+
+static int by_offset(const void *a, const void *b)
+{
+	const struct chunk_ref *left = a;
+	const struct chunk_ref *right = b;
+	return left->offset < right->offset ? -1 : left->offset > right->offset;
+}
+
+static bool is_needed(void *context, struct chunk_ref ref, enum span_kind kind)
+{
+	const struct settlement *settlement = context;
+	const struct chunk_list *needed = &settlement->needed;
+	/* Those that nobody holds were freed above. */
+	if (kind != SPAN_GENERIC || needed->overflow)
+		return true;
+	uint32_t low = 0;
+	uint32_t high = needed->count;
+	while (low < high) {
+		uint32_t middle = low + (high - low) / 2;
+		if (needed->refs[middle].offset < ref.offset)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	for (; low < needed->count && needed->refs[low].offset == ref.offset; low++) {
+		if (needed->refs[low].tag == 0 || needed->refs[low].tag == ref.tag)
+			return true;
+	}
+	return false;
+}
+
+static void settle_chunks(struct settlement *settlement)
+{
+	chunk_walk(settlement->pool, SPAN_CONNECTION, need_rings, settlement);
+	need_others(settlement);
+	if (settlement->needed.overflow)
+		complain("no memory to sort out what member %u left; its chunks stay", MEMBER_SLOT(settlement->dead));
+	if (settlement->needed.count)
+		qsort(settlement->needed.refs, settlement->needed.count, sizeof *settlement->needed.refs, by_offset);
+	chunk_settle(settlement->pool, settlement->dead, is_needed, settlement);
+	free(settlement->needed.refs);
+	settlement->needed = (struct chunk_list){0};
+}
+
+/* ---- the whole ---- */
+
+static void free_seat(struct worker *worker, struct seat *seat)
+{
+	member_ref member = seat->member;
+	for (uint32_t i = 0; i < WAITERS_MAX; i++) {
+		if (worker->doorbell[i] != NOWHERE && worker->held[worker->doorbell[i]].member == member)
+			holding_drop(worker, worker->doorbell[i]);
+	}
+	if (seat->pidfd != NOWHERE)
+		holding_drop(worker, seat->pidfd);
+	if (seat->link != NOWHERE) {
+		worker->held[seat->link].member = 0;
+		holding_changed(worker, seat->link);
+	}
+	*seat = (struct seat){.pidfd = NOWHERE, .link = NOWHERE};
+}
+
+void settle_member(struct worker *worker, member_ref dead)
+{
+	struct settlement settlement = {.worker = worker, .pool = &worker->pool, .dead = dead};
+	member_set_state(&worker->pool, dead, MEMBER_DEAD);
+	chunk_walk(&worker->pool, SPAN_LISTENER, visit_listener, &settlement);
+	chunk_walk(&worker->pool, SPAN_CONNECTION, visit_connection, &settlement);
+	waiter_settle(&worker->pool, dead);
+	settle_chunks(&settlement);
+	member_release(&worker->pool, dead);
+	/* The pidfd goes last: as long as the keeper has it, a next worker hears of this death again. */
+	if (seat_of(worker, dead))
+		free_seat(worker, &worker->seat[MEMBER_SLOT(dead)]);
+	worker_look_later(worker);
+}
+
+void settle_sweep(struct worker *worker)
+{
+	struct settlement settlement = {.worker = worker, .pool = &worker->pool};
+	chunk_walk(&worker->pool, SPAN_CONNECTION, visit_connection, &settlement);
+	chunk_sweep_orphans(&worker->pool);
+}

@@ -25,7 +25,7 @@
 #define NS_PER_MS 1000000ULL
 #define GOOD_LIFE_NS (1000 * NS_PER_MS) /* a worker that lived so long is replaced at once */
 #define DELAY_FIRST_NS (10 * NS_PER_MS)
-#define DELAY_MOST_NS (5000 * NS_PER_MS)
+#define DELAY_MOST_NS (500 * NS_PER_MS) /* well below what a member waits for an answer */
 
 struct watch {
 	int signals; /* signalfd */

@@ -82,9 +82,8 @@ void request_link_closed(struct worker *worker, uint32_t at);
 
 /* The member is dead, has left, or never came: everything that it held is given up, its seat is free after. */
 void settle_member(struct worker *worker, member_ref dead);
-/* Connections with both sides closed, orphaned spans that became empty, suspects.  true: something is left for later.
- */
-bool settle_sweep(struct worker *worker);
+/* Connections that nobody holds, orphaned spans that became empty. */
+void settle_sweep(struct worker *worker);
 
 /* ---- doorbell.c ---- */
 

@@ -274,7 +274,8 @@ void agent_leave(struct agent_link *link)
 	if (link->fd < 0)
 		return;
 	if (!link->gone && link_lock(link, port_now_ns() + PATIENCE_NS) == 0) {
-		struct wire_message message = {.version = WIRE_VERSION, .kind = WIRE_LEAVE, .member = link->member};
+		struct wire_message message = {
+			.version = WIRE_VERSION, .format = POOL_FORMAT, .kind = WIRE_LEAVE, .member = link->member};
 		send_message(link->fd, &message, -1);
 		link_unlock(link);
 	}

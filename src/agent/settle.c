@@ -10,6 +10,7 @@
  *   listeners                held no more; the last one closed, its queue refused
  *   connections              held no more; the last holder's side closed, the peer woken
  *   waiters                  freed
+ *   keyed chunks             detached; removed ones that nobody has any more freed
  *   chunks                   freed, but for those that living connections, waiters and keys need
  *   DEAD -> FREE             last
  *
@@ -26,6 +27,8 @@
 #include "../pool/connection.h"
 #include "../pool/directory.h"
 #include "../pool/listener.h"
+#include "../pool/shm.h"
+#include "../port/port.h"
 #include "complain.h"
 #include "worker.h"
 
@@ -240,8 +243,8 @@ static void need_rings(void *context, struct chunk_ref chunk, member_ref owner, 
 	}
 }
 
-/* Tag 0: whatever is there.  Segments have no tags, and keys may change while we look. */
-static void need_others(struct settlement *settlement)
+/* Tag 0: whatever is there; segments have no tags. */
+static void need_segments(struct settlement *settlement)
 {
 	const struct pool *pool = settlement->pool;
 	for (uint32_t i = 0; i < WAITERS_MAX; i++) {
@@ -253,12 +256,6 @@ static void need_others(struct settlement *settlement)
 			if (offset)
 				list_add(&settlement->needed, (struct chunk_ref){.offset = offset});
 		}
-	}
-	for (uint32_t i = 0; i < KEYS_MAX; i++) {
-		const volatile struct pool_key *key = &pool->keys->key[i];
-		uint64_t offset = key->chunk.offset;
-		if (key->id && offset)
-			list_add(&settlement->needed, (struct chunk_ref){.offset = offset});
 	}
 }
 
@@ -289,13 +286,32 @@ static bool is_needed(void *context, struct chunk_ref ref, enum span_kind kind)
 		if (needed->refs[low].tag == 0 || needed->refs[low].tag == ref.tag)
 			return true;
 	}
-	return false;
+	return shm_keeps(settlement->pool, ref);
+}
+
+/* ---- keyed chunks ---- */
+
+static void lock_sleep(shared_u32 *word, uint32_t value, uint64_t timeout_ns)
+{
+	port_futex_wait(word, value, (int64_t)timeout_ns);
+}
+
+static void lock_wake(shared_u32 *word)
+{
+	port_futex_wake(word, 1);
+}
+
+/* -EBUSY when a living member has the lock: the next look does it. */
+static void sweep_keys(struct pool *pool)
+{
+	static const struct lock_waits waits = {.sleep = lock_sleep, .wake = lock_wake};
+	(void)shm_sweep(pool, &waits);
 }
 
 static void settle_chunks(struct settlement *settlement)
 {
 	chunk_walk(settlement->pool, SPAN_CONNECTION, need_rings, settlement);
-	need_others(settlement);
+	need_segments(settlement);
 	if (settlement->needed.overflow)
 		complain("no memory to sort out what member %u left; its chunks stay", MEMBER_SLOT(settlement->dead));
 	if (settlement->needed.count)
@@ -330,6 +346,8 @@ void settle_member(struct worker *worker, member_ref dead)
 	chunk_walk(&worker->pool, SPAN_LISTENER, visit_listener, &settlement);
 	chunk_walk(&worker->pool, SPAN_CONNECTION, visit_connection, &settlement);
 	waiter_settle(&worker->pool, dead);
+	shm_settle(&worker->pool, dead);
+	sweep_keys(&worker->pool);
 	settle_chunks(&settlement);
 	member_release(&worker->pool, dead);
 	/* The pidfd goes last: as long as the keeper has it, a next worker hears of this death again. */
@@ -342,5 +360,6 @@ void settle_sweep(struct worker *worker)
 {
 	struct settlement settlement = {.worker = worker, .pool = &worker->pool};
 	chunk_walk(&worker->pool, SPAN_CONNECTION, visit_connection, &settlement);
+	sweep_keys(&worker->pool);
 	chunk_sweep_orphans(&worker->pool);
 }

@@ -270,7 +270,7 @@ static void detach(void *context)
 
 static int run(const struct options *options, struct place *place, int ready)
 {
-	static struct keeper keeper;
+	struct keeper keeper = {0};
 	umask(077);
 	if (chdir("/") < 0)
 		complain("/: %s", strerror(errno));

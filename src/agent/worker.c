@@ -19,6 +19,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -294,6 +295,24 @@ static void serve(struct worker *worker, const struct epoll_event *event)
 	}
 }
 
+/*
+ * Each worker is a member of its own in the agent's slot: what its predecessor
+ * owned when it was killed, the lock of the keyed chunks above all, is then a dead member's.
+ */
+static void take_slot(struct worker *worker)
+{
+	uint32_t generation = (worker->keeper->workers - 1) % MEMBER_GENERATION_MAX + 1;
+	struct pool_member *slot = &worker->pool.members[0];
+	slot->kernel = worker->pool.kernel;
+	slot->pid = getpid();
+	slot->uid = geteuid();
+	slot->version = POOL_FORMAT;
+	snprintf(slot->name, sizeof slot->name, "unclotd");
+	publish(&slot->word, generation << 4 | MEMBER_LIVE);
+	worker->pool.self = MEMBER_REF(0, generation);
+	worker->pool.own = slot;
+}
+
 static const char *attach(struct worker *worker)
 {
 	const struct keeper *keeper = worker->keeper;
@@ -310,7 +329,7 @@ static const char *attach(struct worker *worker)
 	enum pool_fault fault = pool_attach(&worker->pool, base, keeper->pool_size);
 	if (fault != POOL_GOOD)
 		return pool_fault_sentence(fault);
-	worker->pool.self = MEMBER_REF(0, 1);
+	take_slot(worker);
 	worker->extents = worker->pool.span_count / SPANS_PER_EXTENT;
 	fetch_add_shared(&worker->pool.header->agent_generation, 1);
 	return NULL;

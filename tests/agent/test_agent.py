@@ -188,6 +188,33 @@ class Coming(AgentTest):
             self.assertEqual(struct.unpack("<IIiIIIQII32s", link.recv(200))[2], -errno.EINVAL)
 
 
+@unittest.skipIf(os.geteuid() != 0, "only root makes a system pool")
+class SystemPool(AgentTest):
+    def start(self, *arguments):
+        return super().start("--system", "--group", "nogroup")
+
+    def join_as(self, *who):
+        return self.member(prefix=["setpriv", "--reuid=1", *who])
+
+    def test_the_group_gets_in(self):
+        self.join_as("--regid=65534", "--clear-groups")
+        self.join_as("--regid=1", "--groups=65534")
+        self.member()
+
+    def test_others_do_not(self):
+        for mode in (0o660, 0o666):  # by the file's mode, and by the agent itself
+            os.chmod(self.path, mode)
+            with self.assertRaises(Refused) as caught:
+                self.join_as("--regid=1", "--clear-groups")
+            self.assertEqual(caught.exception.number, errno.EACCES)
+
+    def test_commands_are_not_for_members(self):
+        member = self.join_as("--regid=65534", "--clear-groups")
+        with self.assertRaises(Refused) as caught:
+            member.do("command", STOP)
+        self.assertEqual(caught.exception.number, errno.EPERM)
+
+
 class Dying(AgentTest):
     def two_connected(self):
         server, client = self.member(), self.member()

@@ -321,7 +321,7 @@ int agent_fetch_doorbell(struct agent_link *link, uint32_t waiter, uint32_t gene
 
 int agent_fork_prepare(struct agent_link *link, int *child_fd, uint32_t *child)
 {
-	int pair[2];
+	int pair[2] = {-1, -1};
 	int status = (int)kernel(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair);
 	if (status < 0)
 		return status;

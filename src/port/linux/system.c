@@ -74,7 +74,7 @@ uint32_t port_cpu(void)
 
 uint32_t port_cpu_count(void)
 {
-	uint64_t mask[128]; /* the kernel wants room for all the CPUs that it was built for */
+	uint64_t mask[128] = {0}; /* the kernel wants room for all the CPUs that it was built for */
 	long bytes = kernel(SYS_sched_getaffinity, 0, sizeof mask, mask);
 	uint32_t count = 0;
 	for (long i = 0; i < bytes / 8; i++)

@@ -217,7 +217,7 @@ static int patience(const struct watch *watch)
 	return now >= watch->start_at_ns ? 0 : (int)((watch->start_at_ns - now) / NS_PER_MS) + 1;
 }
 
-int keeper_run(struct keeper *keeper, void (*ready)(void *context), void *context)
+int keeper_run(struct keeper *keeper)
 {
 	sigset_t mask;
 	sigemptyset(&mask);
@@ -234,7 +234,6 @@ int keeper_run(struct keeper *keeper, void (*ready)(void *context), void *contex
 		place_leave(keeper->place);
 		return EXIT_FAILURE;
 	}
-	ready(context);
 	while (!watch.stop) {
 		struct pollfd entries[2] = {{.fd = watch.signals, .events = POLLIN}, {.fd = watch.channel, .events = POLLIN}};
 		poll(entries, watch.channel < 0 ? 1 : 2, patience(&watch));

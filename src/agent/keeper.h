@@ -71,7 +71,7 @@ struct keeper {
 /* Holdings that exist before the first worker.  The index, or -ENOSPC. */
 int keeper_hold(struct keeper *keeper, const struct holding *holding);
 
-/* Until it is told to stop.  `ready` is called once, when the first worker runs.  unclotd's exit status. */
-int keeper_run(struct keeper *keeper, void (*ready)(void *context), void *context);
+/* Until it is told to stop.  unclotd's exit status. */
+int keeper_run(struct keeper *keeper);
 
 #endif

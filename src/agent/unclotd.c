@@ -248,12 +248,12 @@ static int set_up(const struct options *options, struct place *place, struct kee
 	return EXIT_SUCCESS;
 }
 
-/* The starter waits at the pipe's other end. */
-static void detach(void *context)
+/*
+ * The socket can be connected to: lets the starter, at the pipe's other end,
+ * go, and lets go of its terminal or pipes before there are more of us to hold them.
+ */
+static void detach(int ready)
 {
-	int ready = *(int *)context;
-	if (ready < 0)
-		return;
 	complain_to_log();
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	if (null >= 0) {
@@ -275,7 +275,11 @@ static int run(const struct options *options, struct place *place, int ready)
 	if (chdir("/") < 0)
 		complain("/: %s", strerror(errno));
 	int status = set_up(options, place, &keeper);
-	return status == EXIT_SUCCESS ? keeper_run(&keeper, detach, &ready) : status;
+	if (status != EXIT_SUCCESS)
+		return status;
+	if (ready >= 0)
+		detach(ready);
+	return keeper_run(&keeper);
 }
 
 /* The parent's exit status tells the child's start. */

@@ -335,7 +335,9 @@ static bool obey(char *line)
 	char *second = strtok(NULL, " \n");
 	if (!word || strcmp(word, "exit") == 0)
 		return false;
-	if (strcmp(word, "join") == 0)
+	if (strcmp(word, "exec") == 0)
+		execl("/proc/self/exe", "agent-member", (char *)NULL);
+	else if (strcmp(word, "join") == 0)
 		join(first, false);
 	else if (strcmp(word, "observe") == 0)
 		join(first, true);

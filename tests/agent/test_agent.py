@@ -152,6 +152,16 @@ class Coming(AgentTest):
         slots = {self.member().do("waiter") and member for member in range(5)}
         self.assertEqual(len(slots), 5)
 
+    def test_exec_joins_anew(self):
+        watcher = self.observer()
+        member = self.member()
+        (old,) = member.do("join", self.path)  # twice in the pool is two members
+        self.assertEqual(self.states(watcher), [0, 2, 0])
+        member.send("exec")
+        (new,) = member.do("join", self.path)
+        self.assertNotEqual(old, new)
+        self.eventually(lambda: self.states(watcher) == [0, 1, 0])
+
     def test_wrong_user_is_refused(self):
         os.chmod(self.path, 0o666)
         member = self.member(join=False, prefix=["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"])
@@ -482,6 +492,42 @@ class Operating(AgentTest):
         watcher.do("command", STOP)
         self.assertEqual(os.listdir(self.directory.name), [])
         self.agent = subprocess.Popen(["true"], stderr=subprocess.PIPE)
+
+    def test_default_place(self):
+        with tempfile.TemporaryDirectory() as runtime:
+            environment = {"XDG_RUNTIME_DIR": runtime}
+            # Nobody of ours may keep the pipe open: run() reads it to its end.
+            done = subprocess.run([UNCLOTD, "--name", "x", "--size", "32M"], env=environment, stderr=subprocess.PIPE,
+                                  timeout=10)
+            self.assertEqual((done.returncode, done.stderr), (0, b""))
+            directory = os.path.join(runtime, "unclot")
+            self.assertEqual(os.stat(directory).st_mode & 0o777, 0o700)
+            self.assertEqual(os.stat(os.path.join(directory, "x.sock")).st_mode & 0o777, 0o600)
+            again = subprocess.run([UNCLOTD, "--name", "x"], env=environment)
+            self.assertEqual(again.returncode, 3)
+            watcher = self.member(join=False)
+            watcher.do("observe", os.path.join(directory, "x.sock"))
+            watcher.do("command", STOP)
+            self.assertEqual(os.listdir(directory), [])
+
+    def test_directory_of_others_is_refused(self):
+        def start(runtime):
+            return subprocess.run([UNCLOTD, "--size", "32M"], env={"XDG_RUNTIME_DIR": runtime}, stderr=subprocess.PIPE,
+                                  text=True)
+
+        with tempfile.TemporaryDirectory() as runtime:
+            directory = os.path.join(runtime, "unclot")
+            os.symlink(self.directory.name, directory)
+            done = start(runtime)
+            self.assertEqual((done.returncode, done.stderr.count("\n")), (1, 1))
+            os.unlink(directory)
+            os.mkdir(directory)
+            os.chmod(directory, 0o755)
+            self.assertEqual(start(runtime).returncode, 1)
+            if os.geteuid() == 0:
+                os.chmod(directory, 0o700)
+                os.chown(directory, 1, 1)
+                self.assertEqual(start(runtime).returncode, 1)
 
     def test_idle_costs_nothing(self):
         member = self.member()

@@ -38,11 +38,9 @@ static bool beside_us(const char *relative, char path[PATH_TEXT_MAX])
 	char *real = realpath(joined, NULL);
 	if (!real)
 		return false;
-	bool fits = strlen(real) < PATH_TEXT_MAX;
-	if (fits)
-		strcpy(path, real);
+	int written = snprintf(path, PATH_TEXT_MAX, "%s", real);
 	free(real);
-	return fits;
+	return written < PATH_TEXT_MAX;
 }
 
 int find_preload_library(char path[PATH_TEXT_MAX])

@@ -110,6 +110,7 @@
 
 /* Others, with variable arguments or a pointer as result. */
 struct next_table {
+/* NOLINTNEXTLINE(bugprone-macro-parentheses): types and names cannot have any */
 #define X(result, name, parameters, arguments) result(*name) parameters;
 	NEXT_FUNCTIONS(X)
 #undef X

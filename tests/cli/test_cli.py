@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The command line from outside: exit statuses, what is said, bad input of every kind.
 
-Usage: test_cli.py UNCLOT [-v] [CASE...]; UNCLOT is the program in the build tree, with the agent and the preload
-library beside it.  Whatever is wrong with UNCLOT, the program that it runs must still run: most cases check that.
+Usage: test_cli.py UNCLOT INTERPOSED [-v] [CASE...]; UNCLOT is the program in the build tree, with the agent and the
+preload library beside it; INTERPOSED the program made of interposed.c.  Whatever is wrong with UNCLOT, the program that it runs must still run: most cases check that.
 """
 import array
+import ctypes
 import errno
 import json
 import os
@@ -21,6 +22,7 @@ import threading
 import unittest
 
 UNCLOT = ""
+INTERPOSED = ""
 WIRE = struct.Struct("<IIiIIIQII32s")
 POOL_SIZE = 32 << 20
 
@@ -424,6 +426,32 @@ class Pools(Case):
         self.assertEqual(done.stdout, "out\n")
 
 
+class Interposed(Case):
+    LIBRARY = property(lambda self: pathlib.Path(UNCLOT).parent.parent / "preload" / "libunclot-preload.so")
+
+    def test_same_as_without(self):
+        alone = subprocess.run([INTERPOSED], capture_output=True, text=True, timeout=30)
+        self.assertEqual((alone.returncode, alone.stderr), (0, ""))
+        for options in ([], ["--off"]):
+            under = self.unclot("run", *options, "--", INTERPOSED)
+            self.assertEqual((under.stdout.splitlines(), under.stderr, under.returncode),
+                             (alone.stdout.splitlines(), "", 0))
+
+    def test_only_names_of_libc(self):
+        """Each exported name is one that libc has, so that there is a next one to call."""
+        libc = ctypes.CDLL(None)
+        listed = subprocess.run(["nm", "-D", "--defined-only", str(self.LIBRARY)], capture_output=True, text=True)
+        names = [line.split()[2] for line in listed.stdout.splitlines()]
+        self.assertIn("connect", names)
+        for name in names:
+            self.assertTrue(hasattr(libc, name), name)
+
+    def test_needs_only_libc(self):
+        needed = subprocess.run(["readelf", "-d", str(self.LIBRARY)], capture_output=True, text=True).stdout
+        libraries = [line.split("[")[1].rstrip("]") for line in needed.splitlines() if "(NEEDED)" in line]
+        self.assertLessEqual(set(libraries), {"libc.so.6", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"})
+
+
 class OtherUser(Case):
     def test_someone_elses_pool(self):
         if os.getuid() != 0 or not shutil.which("setpriv"):
@@ -511,4 +539,5 @@ RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
 
 if __name__ == "__main__":
     UNCLOT = os.path.abspath(sys.argv.pop(1))
+    INTERPOSED = os.path.abspath(sys.argv.pop(1))
     unittest.main()

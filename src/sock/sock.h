@@ -180,6 +180,8 @@ void spin_result(struct spin *spin, bool paid);
 void epoll_sock_changed(struct sock *sock);
 /* The last descriptor was closed: it leaves all sets. */
 void epoll_sock_closed(struct sock *sock);
+/* A send did not take everything (EAGAIN, or fewer bytes): room is an edge again.  The kernel's SOCK_NOSPACE. */
+void epoll_sock_full(struct sock *sock);
 /* Descriptors of epoll instances: closed, duplicated; and what a forked child keeps. */
 void epoll_descriptor_closing(int fd);
 void epoll_descriptor_duplicated(int old_fd, int new_fd);

@@ -5,6 +5,7 @@
  * Who calls it: epoll.c, poll.c, wait.c.  One place for the rule; streams wake by the same predicates (sock_writable).
  */
 #include "internal.h"
+#include "stream.h"
 
 #include <errno.h>
 
@@ -41,12 +42,14 @@ uint32_t kernel_events_of(int fd, short wanted)
 	return (uint32_t)(unsigned short)ask.revents; /* POLL* and EPOLL* bits are the same numbers */
 }
 
-static uint32_t stream_readiness(const struct sock *sock)
+static uint32_t stream_readiness(struct sock *sock)
 {
-	uint32_t own = load_peer(&sock->endpoint->flags);
-	uint32_t peer = load_peer(&sock->peer->flags);
-	uint32_t events = 0;
+	uint32_t own, peer, events = 0;
 
+	if (!sock->tcp_drained)
+		stream_check_drained(sock);
+	own = load_peer(&sock->endpoint->flags);
+	peer = load_peer(&sock->peer->flags);
 	if (sock->tcp_drained && ring_available(&sock->receive) >= (uint64_t)sock->receive_low)
 		events |= EPOLLIN | EPOLLRDNORM;
 	if (own & ENDPOINT_SHUT_READ)
@@ -55,7 +58,7 @@ static uint32_t stream_readiness(const struct sock *sock)
 		events |= EPOLLOUT | EPOLLWRNORM;
 	if (peer & ENDPOINT_RESET || own & ENDPOINT_GOT_RESET) {
 		events |= EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM | EPOLLRDHUP | EPOLLHUP;
-		if (sock_pending_error((struct sock *)sock, false))
+		if (sock_pending_error(sock, false))
 			events |= EPOLLERR;
 	} else if (peer & (ENDPOINT_SHUT_WRITE | ENDPOINT_CLOSED) && sock->tcp_drained) {
 		events |= EPOLLIN | EPOLLRDNORM | EPOLLRDHUP;

@@ -186,3 +186,18 @@ int port_socket_cookie(int fd, uint64_t *cookie)
 {
 	return cookie_of(fd, SO_COOKIE, cookie);
 }
+
+int port_open_read(const char *path)
+{
+	return (int)kernel(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+}
+
+int64_t port_lseek_current(int fd)
+{
+	return kernel(SYS_lseek, fd, 0, SEEK_CUR);
+}
+
+int64_t port_lseek_set(int fd, int64_t offset)
+{
+	return kernel(SYS_lseek, fd, offset, SEEK_SET);
+}

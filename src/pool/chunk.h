@@ -7,7 +7,7 @@
  * its owner word; a chunk is taken by its span's owner only and given back by
  * anybody with one CAS on its tag (odd = in use), which makes chunk_free()
  * idempotent: a crashed free is repeated by whoever cleans up.
- * Chunks below 1 KiB have a bit instead of a tag; they are freed by the
+ * Chunks below CHUNK_TAGGED have a bit instead of a tag; they are freed by the
  * member that allocated them, or by the sweep after its death.
  *
  * Cost does not depend on how full the pool is: hint bitmaps lead to spans,
@@ -17,6 +17,8 @@
 #define UNCLOT_POOL_CHUNK_H
 
 #include "pool.h"
+
+#define CHUNK_TAGGED 1024u
 
 /*
  * Allocates at least `size` bytes (64 .. most of the pool), 64-byte aligned,

@@ -157,7 +157,8 @@ enum span_kind {
 	SPAN_GENERIC = 0,
 	SPAN_CONNECTION = 1, /* type-stable: never becomes another kind while members are in the pool */
 	SPAN_LISTENER = 2,	 /* likewise */
-	SPAN_KINDS = 3,
+	SPAN_SEGMENT = 3,	 /* likewise: bits of waiters, so that a bit set late only wakes another waiter for nothing */
+	SPAN_KINDS = 4,
 };
 
 #define SPAN_UNRESERVED 0u		 /* owner: no memory behind it; what fresh zeroed tables say */
@@ -205,6 +206,7 @@ static_assert(sizeof(struct pool_span) == 512, "span descriptor");
  */
 #define WAITER_SEGMENTS 32u
 #define WAITER_SEGMENT_BITS 4096u /* interests a segment: 64 words of 64 bits, 512 bytes */
+#define SEGMENT_CHUNK 1024u		   /* what a segment is allocated as: the smallest size that has a tag */
 #define WAITER_INTERESTS (WAITER_SEGMENTS * WAITER_SEGMENT_BITS)
 
 struct pool_waiter {
@@ -241,8 +243,15 @@ static_assert(sizeof(struct pool_waiter) == 576, "waiter");
 /* armed words: what the other side has to do after it published. 0: nothing. */
 #define ARMED_FUTEX 1u /* somebody sleeps on the word itself (futex) */
 #define ARMED_WATCH 2u /* some watch has this direction armed */
+#define ARMED_KICK 4u  /* listeners: a kick is being carried out; a later one repeats what a stopped kicker left undone */
 
-/* endpoint.flags: set, never cleared, except NONBLOCK. */
+/*
+ * endpoint.flags: set, never cleared, except NONBLOCK.  The upper half is the
+ * tag of the chunk (FLAGS_LIFE), so that a closer that was stopped in the
+ * middle cannot mark the chunk's next life; stream.fin likewise.
+ */
+#define FLAGS_LIFE(tag) ((uint32_t)(tag) >> 1 << 16)
+#define FLAGS_LIFE_MASK 0xffff0000u
 #define ENDPOINT_SHUT_READ 1u  /* shutdown(SHUT_RD) here */
 #define ENDPOINT_SHUT_WRITE 2u /* shutdown(SHUT_WR) here: the stream carries the end */
 #define ENDPOINT_CLOSED 4u	   /* the last holder is gone */
@@ -305,7 +314,7 @@ struct pool_stream {
 	/* Producer's line. */
 	CACHE_ALIGNED shared_u64 tail; /* stream position after the last published byte */
 	shared_u32 producer_epoch;	   /* ring[epoch & 1] is being written */
-	shared_u32 fin;				   /* no byte after `tail` will come; published after the last tail */
+	shared_u32 fin;				   /* FLAGS_LIFE | 1: no byte after `tail` will come; published after the last tail */
 	uint32_t reserved_a[12];
 	/* Written by the producer, seldom: the ring in use and the next one. */
 	CACHE_ALIGNED struct ring_desc ring[2];
@@ -325,6 +334,7 @@ enum side { SIDE_CLIENT = 0, SIDE_SERVER = 1 };
 
 /*
  * connection.handshake: tag << 32 | member slot << 8 | state, changed only by CAS.
+ * WITHDRAWN keeps the slot of the member that had TAKEN it, else slot 0.
  *
  * Direct:    NEW -> QUEUED -> ACCEPTED | WITHDRAWN (client) | REFUSED (listener closed)
  * Upgraded:  NEW -> OPEN -> TAKEN -> CONFIRMED; OPEN|TAKEN -> WITHDRAWN (either side)
@@ -422,19 +432,26 @@ struct pool_key {
 	uint32_t mode;
 	uint32_t creator; /* member_ref */
 	shared_u32 flags;
-	uint32_t reserved;
+	uint32_t next; /* index + 1 of the next one in the bucket, or of the next free one */
 	/* The members that have it attached, a bit per slot; setting and clearing are idempotent. */
 	CACHE_ALIGNED shared_u64 attached[MEMBERS_MAX / 64u];
 };
 static_assert(offsetof(struct pool_key, attached) == 64 && sizeof(struct pool_key) == 192, "key");
 
-/* Changed only under `lock`.  `changing` announces the entry in change, for the one who recovers the lock. */
+#define KEY_BUCKETS 1024u
+
+/*
+ * Changed only under `lock` (but for attached bits).  `changing` announces the entry in change, for the one who
+ * recovers the lock: the entries say by themselves what they are, buckets and free list follow from them.
+ */
 struct pool_keys {
 	CACHE_ALIGNED struct pool_lock lock;
 	shared_u32 changing; /* index + 1; 0: none */
-	shared_u32 generation;
+	uint32_t generation;
 	shared_u32 high; /* entries from here on were never used */
-	uint32_t reserved[11];
+	uint32_t free;	 /* index + 1 of the first free entry below `high` */
+	uint32_t reserved[10];
+	uint32_t bucket[KEY_BUCKETS]; /* index + 1 of the first entry */
 	CACHE_ALIGNED struct pool_key key[KEYS_MAX];
 };
 

@@ -28,6 +28,8 @@ struct lock_waits {
 
 /* Non-zero results say that the previous owner died inside; *dead is who it was. -EDEADLK when we own it already. */
 int lock_acquire(struct pool *pool, struct pool_lock *lock, const struct lock_waits *waits, member_ref *dead);
+/* The same without waiting: -EBUSY when somebody alive owns it. */
+int lock_try(struct pool *pool, struct pool_lock *lock, const struct lock_waits *waits, member_ref *dead);
 void lock_release(struct pool *pool, struct pool_lock *lock, const struct lock_waits *waits);
 
 #endif

@@ -24,7 +24,7 @@
 #include <string.h>
 
 static const uint16_t sizes[CHUNK_CLASSES] = {
-	64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, CONNECTION_CHUNK, LISTENER_CHUNK};
+	64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, CONNECTION_CHUNK, LISTENER_CHUNK, SEGMENT_CHUNK};
 
 uint32_t class_size(uint32_t class)
 {
@@ -33,7 +33,9 @@ uint32_t class_size(uint32_t class)
 
 static uint32_t class_kind(uint32_t class)
 {
-	return class == CLASS_CONNECTION ? SPAN_CONNECTION : class == CLASS_LISTENER ? SPAN_LISTENER : SPAN_GENERIC;
+	static const uint8_t kinds[] = {SPAN_CONNECTION, SPAN_LISTENER, SPAN_SEGMENT};
+
+	return class <= CLASS_GENERIC_LAST ? SPAN_GENERIC : kinds[class - CLASS_CONNECTION];
 }
 
 uint32_t class_of(uint64_t size, enum span_kind kind)
@@ -42,6 +44,8 @@ uint32_t class_of(uint64_t size, enum span_kind kind)
 		return CLASS_CONNECTION;
 	if (kind == SPAN_LISTENER && size <= LISTENER_CHUNK)
 		return CLASS_LISTENER;
+	if (kind == SPAN_SEGMENT && size <= SEGMENT_CHUNK)
+		return CLASS_SEGMENT;
 	if (kind != SPAN_GENERIC || size > UINT32_MAX - SPAN_SIZE)
 		return CHUNK_CLASSES + 1;
 	if (size > sizes[CLASS_GENERIC_LAST])

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The allocator: sizes, tags, two processes, a full pool, deaths. */
 #include "fixture.h"
+#include "stepping.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -362,6 +363,65 @@ static void killed_anywhere_it_leaves_a_free_pool(void **state)
 	assert_all_free(&fixture);
 }
 
+/* Both kinds of spans, a run that is claimed, one that is freed, and chunks of somebody else's. */
+struct victim {
+	struct pool pool;
+	struct chunk_ref run, small;
+};
+
+static void claim_and_free(void *context)
+{
+	struct victim *victim = context;
+	struct chunk_ref ref;
+
+	chunk_free(&victim->pool, victim->run);
+	chunk_free(&victim->pool, victim->small);
+	chunk_alloc(&victim->pool, 4 * SPAN_SIZE, SPAN_GENERIC, &ref);
+	chunk_free(&victim->pool, ref);
+	chunk_alloc(&victim->pool, 3 * SPAN_SIZE, SPAN_GENERIC, &ref);
+	chunk_alloc(&victim->pool, 8192, SPAN_GENERIC, &ref);
+	chunk_free(&victim->pool, ref);
+	chunk_trim(&victim->pool, 0);
+}
+
+static void killed_at_every_instruction_it_leaves_a_free_pool(void **state)
+{
+	struct pool *pool = &fixture.member;
+	enum stepping result = STEPPING_KILLED;
+	long stride = 0;
+
+	(void)state;
+	/* Few spans, so that a look at all of them is short. */
+	for (uint32_t extent = 1; extent < pool->span_count / SPANS_PER_EXTENT; extent++)
+		extent_close(&fixture.agent, extent);
+	for (long n = 0; result != STEPPING_FINISHED; n += stride) {
+		struct victim victim = {.pool = fixture_join(&fixture)};
+
+		victim.pool.span_count = SPANS_PER_EXTENT;
+		victim.run = get(pool, 5 * SPAN_SIZE, SPAN_GENERIC);
+		victim.small = get(pool, 8192, SPAN_GENERIC);
+		if (!stride) {
+			stride = step_stride(step_length(claim_and_free, &victim));
+		} else {
+			result = step_and_kill(claim_and_free, &victim, n);
+			if (result == STEPPING_IMPOSSIBLE)
+				skip();
+		}
+		fixture_bury(&fixture, victim.pool.self);
+		/* What it had begun to free is free; what it had not is ours to free. */
+		chunk_free(pool, victim.run);
+		chunk_free(pool, victim.small);
+		chunk_trim(pool, 0);
+		chunk_sweep_orphans(&fixture.agent);
+		struct chunk_usage usage;
+		chunk_usage(pool, &usage);
+		assert_int_equal(usage.owned, 0);
+		assert_int_equal(load_hint(&pool->header->spans_reserved_free), SPANS_PER_EXTENT);
+		struct chunk_ref all = get(pool, EXTENT_SIZE, SPAN_GENERIC);
+		chunk_free(pool, all);
+	}
+}
+
 /* Two processes that free each other's chunks. */
 struct exchange {
 	_Atomic(uint64_t) offset[64];
@@ -571,6 +631,7 @@ int main(void)
 		TEST(extents_open_and_close),
 		TEST(what_is_kept_of_the_dead_is_freed_later_by_anybody),
 		TEST(killed_anywhere_it_leaves_a_free_pool),
+		TEST(killed_at_every_instruction_it_leaves_a_free_pool),
 		TEST(two_processes_free_each_others_chunks),
 		TEST(threads_allocate_at_once),
 		TEST(random_bytes_in_all_tables_crash_and_hang_nobody),

@@ -33,7 +33,7 @@ int port_futex_wake_private(_Atomic(uint32_t) *word, int how_many);
 uint64_t port_now_ns(void);		 /* CLOCK_MONOTONIC */
 uint64_t port_realtime_ns(void); /* CLOCK_REALTIME */
 uint32_t port_cpu(void);		 /* the CPU that we run on now */
-uint32_t port_cpu_count(void);	 /* CPUs that this process may use */
+uint32_t port_cpu_count(void);	 /* CPUs that run */
 
 static inline uint64_t port_ticks(void) /* a fast free-running counter; see port_ticks_per_us */
 {

@@ -300,8 +300,10 @@ ssize_t engine_send(struct sock *sock, int fd, const struct iovec *iov, int coun
 			return ENGINE_PASS;
 		if (n != -EAGAIN)
 			return done ? done : n;
-		if (!is_blocking(sock, flags))
+		if (!is_blocking(sock, flags)) {
+			epoll_sock_full(sock);
 			return done ? done : -EAGAIN;
+		}
 		if (!deadline)
 			deadline = deadline_of(sock->send_timeout_ns);
 		n = wait_for(sock, DIRECTION_WRITE, deadline);
@@ -406,7 +408,9 @@ ssize_t engine_sendfile(struct sock *sock, int fd, int in_fd, int64_t *offset, s
 			done += (size_t)n;
 			continue;
 		}
-		if (n == 0 || n != -EAGAIN || !is_blocking(sock, 0))
+		if (n == -EAGAIN && !is_blocking(sock, 0))
+			epoll_sock_full(sock);
+		if (n != -EAGAIN || !is_blocking(sock, 0))
 			return done ? (ssize_t)done : n;
 		if (!deadline)
 			deadline = deadline_of(sock->send_timeout_ns);

@@ -500,19 +500,6 @@ int interest_place(struct interest *interest, bool renew)
 	return 0;
 }
 
-void set_nest(struct epoll_set *set)
-{
-	sock_lock(&set->lock);
-	if (!set->nested) {
-		set->nested = true;
-		if (set->has_waiter)
-			waiter_sleep_always(&set->sleeper.waiter, true);
-		if (set->candidates)
-			set_ring(set); /* the next wait in it arms them */
-	}
-	sock_unlock(&set->lock);
-}
-
 /* ---- fork ---- */
 
 static void forget_links(struct epoll_set *set)

@@ -81,6 +81,8 @@ struct epoll_set {
 	int doorbell; /* the waiter's eventfd, or one of our own without a waiter; -1: none yet */
 	struct sleeper sleeper;
 	struct spin spin;
+	const struct pool_endpoint
+		*last_peer;		  /* of whom something came last: where it waits decides whether looking can pay */
 	uint64_t waits;		  /* numbers the waits */
 	uint64_t asked_ticks; /* when the kernel was last asked ... */
 	uint32_t asked_waits; /* ... and waits since */
@@ -125,7 +127,6 @@ static inline bool set_is_watched(const struct epoll_set *set)
 }
 /* A set that came by fork is used here for the first time. */
 void set_revive(struct epoll_set *set);
-void set_nest(struct epoll_set *set);
 
 /* ---- epoll_wait.c ---- */
 /*
@@ -133,7 +134,9 @@ void set_nest(struct epoll_set *set);
  * locks held.
  */
 void set_announce(struct interest *interest);
-/* For poll(): is something of ours ready in it?  Also makes it ring from now on. */
+/* The set is itself polled, or in another set: from now on every kick rings, so that the kernel shows it readable. */
+void set_nest(struct epoll_set *set);
+/* For poll() on a nested set: is something of ours ready in it? */
 bool epoll_set_readable(struct epoll_set *set);
 int epoll_set_wait(struct epoll_set *set, int fd, struct epoll_event *events, int max, int64_t timeout_ns,
 				   const sigset_t *mask);

@@ -171,6 +171,7 @@ static void report(struct wait *wait, struct interest *interest, uint32_t news, 
 {
 	wait->events[wait->count++] = (struct epoll_event){.events = news, .data.u64 = interest->data};
 	interest->reported = wait->number;
+	wait->set->last_peer = interest->sock->peer;
 	if (interest->events & EPOLLONESHOT) {
 		interest->disabled = 1;
 		candidate_remove(interest);
@@ -299,11 +300,6 @@ static void look(struct wait *wait, bool warm)
 
 /* ---- spinning and sleeping ---- */
 
-static const struct pool_endpoint *somebody(const struct epoll_set *set)
-{
-	return set->head && set->head->sock ? set->head->sock->peer : NULL;
-}
-
 static void look_for_a_while(struct wait *wait, int64_t timeout_ns)
 {
 	struct epoll_set *set = wait->set;
@@ -311,7 +307,7 @@ static void look_for_a_while(struct wait *wait, int64_t timeout_ns)
 	uint64_t budget, start;
 
 	/* With a mask the whole wait has to be the kernel's. */
-	budget = wait->mask || !(set->has_waiter || set->candidates) ? 0 : spin_budget(&set->spin, somebody(set));
+	budget = wait->mask || !(set->has_waiter || set->candidates) ? 0 : spin_budget(&set->spin, set->last_peer);
 	if (timeout_ns >= 0 && timeout_ns < 1000000 && (uint64_t)timeout_ns * us / 1000 < budget)
 		budget = (uint64_t)timeout_ns * us / 1000;
 	if (budget == 0) {
@@ -521,26 +517,47 @@ void set_announce(struct interest *interest)
 	set_ring(set);
 }
 
-bool epoll_set_readable(struct epoll_set *set)
+/* Takes what is not ready off the queue, armed; true at the first that is. */
+static bool is_readable(struct epoll_set *set)
 {
-	bool readable = false;
 	uint32_t left;
 
-	sock_lock(&set->lock);
-	if (!set->closed && set->inherited)
-		set_revive(set);
 	take_kicked(set);
 	left = set->candidates;
-	while (!set->closed && !readable && left-- > 0 && set->head) {
+	while (!set->closed && left-- > 0 && set->head) {
 		struct interest *interest = set->head;
 
 		candidate_remove(interest);
 		if (examine(interest, false)) {
 			interest->edge = 1;
 			candidate_add(interest);
-			readable = true;
+			return true;
 		}
 	}
+	return false;
+}
+
+bool epoll_set_readable(struct epoll_set *set)
+{
+	bool readable;
+
+	sock_lock(&set->lock);
+	if (!set->closed && set->inherited)
+		set_revive(set);
+	readable = is_readable(set);
 	sock_unlock(&set->lock);
 	return readable;
+}
+
+void set_nest(struct epoll_set *set)
+{
+	sock_lock(&set->lock);
+	if (!set->nested) {
+		set->nested = true;
+		if (set->has_waiter)
+			waiter_sleep_always(&set->sleeper.waiter, true);
+		if (is_readable(set))
+			set_ring(set);
+	}
+	sock_unlock(&set->lock);
 }

@@ -113,7 +113,7 @@ uint64_t sock_read_position(const struct sock *sock)
 		return load_peer(&sock->listener.listener->tail);
 	case SOCK_SHM:
 		/* The end of the stream is news as well. */
-		return load_peer(&sock->receive.stream->tail) * 4 + (load_peer(&sock->receive.stream->fin) ? 1u : 0u) +
+		return load_peer(&sock->receive.stream->tail) * 4 + (stream_is_finished(sock->receive.stream) ? 1u : 0u) +
 			   (load_peer(&sock->peer->flags) & ENDPOINT_RESET ? 2u : 0u);
 	default:
 		return 0;

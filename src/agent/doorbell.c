@@ -19,7 +19,6 @@
 
 /* Watches carry the low bits of a generation only. */
 #define SAME_GENERATION(a, b) ((((a) ^ (b)) & 0xfffu) == 0)
-#define KICKS_MAX 64u /* of 16 waiters: more than an endpoint can have watches */
 
 static bool is_eventfd(int fd)
 {
@@ -91,16 +90,15 @@ static void ring(const struct worker *worker, uint32_t waiter, uint32_t generati
 static void wake_direction(struct worker *worker, struct pool_endpoint *endpoint, enum direction direction)
 {
 	struct watch_list list = {.endpoint = endpoint};
-	struct kick kick = {.more = true};
-	for (uint32_t i = 0; i < KICKS_MAX && kick.more; i++) {
-		memset(&kick, 0, sizeof kick);
-		if (!endpoint_kick(&worker->pool, &list, direction, NULL, &kick))
-			return;
-		if (kick.futex)
-			port_futex_wake(kick.futex, INT_MAX);
-		for (uint32_t j = 0; j < kick.count && j < sizeof kick.ring / sizeof kick.ring[0]; j++)
-			ring(worker, kick.ring[j].index, kick.ring[j].generation);
-	}
+	struct kick kick;
+	/* Also when nobody seems to be armed: the dead may have disarmed, and died before it rang. */
+	if (!endpoint_kick(&worker->pool, &list, direction, NULL, &kick))
+		return;
+	if (kick.futex)
+		port_futex_wake(kick.futex, INT_MAX);
+	for (uint32_t i = 0; i < kick.count; i++)
+		ring(worker, kick.ring[i].index, kick.ring[i].generation);
+	kick_done(&kick);
 }
 
 void doorbell_wake(struct worker *worker, struct pool_endpoint *endpoint)

@@ -40,6 +40,17 @@ typedef _Atomic(uint64_t) shared_u64;
 #define exchange_shared(word, value) atomic_exchange_explicit((word), (value), memory_order_acq_rel)
 
 /*
+ * Plain fields that are constant while their record lives, but may be read
+ * while it is recycled or scribbled on: one access, no re-reading.
+ */
+#define read_once(field) __atomic_load_n(&(field), __ATOMIC_RELAXED)
+#define write_once(field, value) __atomic_store_n(&(field), (value), __ATOMIC_RELAXED)
+/* Between reading such fields and asking again whether their record is still the same one. */
+#define fence_reads() atomic_thread_fence(memory_order_acquire)
+/* Between invalidating a record and overwriting its fields; the other side's is fence_reads(). */
+#define fence_writes() atomic_thread_fence(memory_order_release)
+
+/*
  * The full fence of the arm/look protocol.  The waiter does
  *     arm; fence_full(); look again; sleep
  * and the other side

@@ -243,7 +243,7 @@ static_assert(sizeof(struct pool_waiter) == 576, "waiter");
 /* armed words: what the other side has to do after it published. 0: nothing. */
 #define ARMED_FUTEX 1u /* somebody sleeps on the word itself (futex) */
 #define ARMED_WATCH 2u /* some watch has this direction armed */
-#define ARMED_KICK 4u  /* listeners: a kick is being carried out; a later one repeats what a stopped kicker left undone */
+#define ARMED_SEQUENCE 0x100u /* added by whoever arms for a futex sleep or wakes a listener's: bits 8-31 */
 
 /*
  * endpoint.flags: set, never cleared, except NONBLOCK.  The upper half is the

@@ -11,7 +11,7 @@
  *         itself (connection_move QUEUED -> ACCEPTED), then CAS slot -> {round(h)+1, 0}, CAS head -> h+1.
  *         Entries whose connection is no longer QUEUED are removed by whoever meets them.
  *
- * A process stopped between any two steps is helped past by the others.
+ * A process stopped between any two steps is helped past by the others (listener.c has the argument).
  */
 #ifndef UNCLOT_POOL_LISTENER_H
 #define UNCLOT_POOL_LISTENER_H
@@ -32,7 +32,11 @@ void listener_open(const struct listener_ref *ref);
 bool listener_find(const struct pool *pool, uint64_t offset, struct listener_ref *ref);
 bool listener_is_open(const struct listener_ref *ref);
 
-/* 0; -EAGAIN when `backlog` entries wait; -ECONNREFUSED when it closed (the caller withdraws: connection_move). */
+/*
+ * For a connection that is QUEUED with listener and listener_tag set.  0; -EAGAIN when `backlog` entries wait (the
+ * caller withdraws it); -ECONNREFUSED when the listener closed (the connection may be QUEUED, WITHDRAWN or REFUSED by
+ * now: the caller withdraws if it still can and closes both sides).
+ */
 int listener_push(struct pool *pool, const struct listener_ref *ref, const struct connection_ref *connection);
 /* The next connection, now ACCEPTED by `self` and held by it. 0 or -EAGAIN. */
 int listener_pop(struct pool *pool, const struct listener_ref *ref, member_ref self, struct connection_ref *connection);

@@ -20,7 +20,7 @@
  * What this process knows about its own spans of one chunk size (chunk.c).
  * Spans are named by index + 1; 0: none.
  */
-#define CHUNK_CLASSES 12u
+#define CHUNK_CLASSES 13u
 struct chunk_class_cache {
 	uint32_t current; /* the span that we allocate from */
 	uint32_t next;	  /* where to look first in it */

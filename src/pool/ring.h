@@ -18,13 +18,22 @@
  * data read -> publish(head) pairs with load_peer(head) -> overwrite;
  * ring[] -> publish(producer_epoch) pairs with load_peer(producer_epoch).
  *
+ * Several processes may stand on one side after fork().  Producers take turns
+ * under an outer lock; consumers race by a CAS on head, and on consumer_epoch.
+ * So a private struct ring is fetched anew whenever the epoch in the stream,
+ * on our own side's line, differs from its own.  The order of a consumer's
+ * loads is head, epoch, then data: when the CAS of head succeeds, head stood
+ * still all the while, and then so did the ring that it was looked up in
+ * (the epoch moves only while head is at the end of a ring, with no data).
+ *
  * Everything the other side wrote is checked: tail - head never exceeds what
  * the ring can hold, chunk offsets and sizes are inside the pool and powers
  * of two.  A stream that fails a check is reported as -EPROTO and reset by
  * the caller.
  *
- * struct ring is private to the process: the resolved ring and cached copies of the
- * other side's position.  It is refreshed when the epoch differs.
+ * struct ring is private to the process: the resolved ring and a cached copy of
+ * the other side's position.  The common case of the calls that move bytes is
+ * inline and touches no line of the other side; ring.c has the rest.
  */
 #ifndef UNCLOT_POOL_RING_H
 #define UNCLOT_POOL_RING_H
@@ -40,7 +49,9 @@ struct ring {
 	unsigned char *data; /* of the ring in use */
 	uint64_t base;		 /* its first stream position */
 	uint64_t mask;		 /* its size - 1 */
-	uint64_t cached;	 /* producer: last seen head; consumer: last seen tail */
+	uint64_t peeked;	 /* consumer: head at the last ring_peek() */
+	uint64_t cached;	 /* producer: last seen head; consumer: end of what is readable in this ring */
+	uint64_t position;	 /* consumer: head at the last ring_peek() */
 	uint32_t epoch;		 /* of the ring in use */
 	uint32_t valid;		 /* 0: data, base and mask must be fetched */
 };
@@ -57,6 +68,29 @@ struct ring_area {
 void stream_init(struct pool_stream *stream, struct chunk_ref first);
 /* Both rings' chunks, as they are now (offset 0 where none), for freeing after both sides closed. */
 void stream_chunks(const struct pool_stream *stream, struct chunk_ref chunks[2]);
+/* No byte after the last tail will come. */
+static inline bool stream_is_finished(const struct pool_stream *stream)
+{
+	return load_peer(&stream->fin) & 1;
+}
+
+/* ---- what the inline parts below leave to ring.c ---- */
+/* Producer: fetches ring and head anew; room in bytes or -EPROTO. */
+int64_t ring_room_slow(const struct pool *pool, struct ring *ring);
+/* Consumer: fetches ring and tail anew, moves on to the next ring; what ring_peek() returns. */
+int64_t ring_peek_slow(const struct pool *pool, struct ring *ring, size_t want, uint64_t skip, struct ring_area *area);
+
+/* The area of `n` bytes at `position`; n is not more than the ring's size. */
+static inline void ring_fill_area(const struct ring *ring, uint64_t position, size_t n, struct ring_area *area)
+{
+	size_t at = (size_t)((position - ring->base) & ring->mask);
+	size_t straight = (size_t)(ring->mask + 1) - at;
+
+	area->first = ring->data + at;
+	area->second = ring->data;
+	area->first_length = n < straight ? n : straight;
+	area->second_length = n - area->first_length;
+}
 
 /* ---- producer ---- */
 /*
@@ -64,11 +98,36 @@ void stream_chunks(const struct pool_stream *stream, struct chunk_ref chunks[2])
  * Looks at the peer's head only when the cached one does not allow `want`.
  * -EPROTO on a corrupt stream.
  */
-int64_t ring_reserve(struct pool *pool, struct ring *ring, size_t want, struct ring_area *area);
-/* Publishes n bytes written at tail. The caller does the fence and the wake (sock/wake.h). */
-void ring_commit(struct ring *ring, size_t n);
-/* Tries to move to a ring of `size` bytes (power of two, also smaller).  0, -EBUSY (last hand-over not complete),
- * -ENOMEM. */
+static inline int64_t ring_reserve(struct pool *pool, struct ring *ring, size_t want, struct ring_area *area)
+{
+	uint64_t tail = load_own(&ring->stream->tail);
+	uint64_t room = ring->mask + 1 - (tail - ring->cached);
+
+	if (__builtin_expect(!ring->valid || load_own(&ring->stream->producer_epoch) != ring->epoch || room < want ||
+							 room > ring->mask + 1,
+						 0)) {
+		int64_t fresh = ring_room_slow(pool, ring);
+
+		if (fresh < 0)
+			return fresh;
+		room = (uint64_t)fresh;
+	}
+	if (room > want)
+		room = want;
+	ring_fill_area(ring, tail, (size_t)room, area);
+	return (int64_t)room;
+}
+
+/* Publishes n bytes written at tail. The caller does the fence and the wake (sock/bell.c). */
+static inline void ring_commit(struct ring *ring, size_t n)
+{
+	publish(&ring->stream->tail, load_own(&ring->stream->tail) + n);
+}
+
+/*
+ * Tries to move to a ring of `size` bytes (power of two, also smaller).  0, -EBUSY (last hand-over not complete),
+ * -ENOMEM, -EINVAL (no such size).
+ */
 int ring_resize(struct pool *pool, struct ring *ring, uint64_t size);
 /* Frees the old ring if the consumer has left it.  Cheap when there is none. */
 void ring_reap(struct pool *pool, struct ring *ring);
@@ -76,19 +135,59 @@ void ring_reap(struct pool *pool, struct ring *ring);
 void ring_finish(struct ring *ring);
 /* Bytes not yet consumed (SIOCOUTQ). */
 uint64_t ring_unread(const struct ring *ring);
-/* Free bytes now, by the freshest head. */
+/* Free bytes now, by the freshest head.  -EPROTO on a corrupt stream. */
 int64_t ring_room(struct pool *pool, struct ring *ring);
+/* Of the ring in use; 0 when it was not looked at yet. */
 uint64_t ring_size(const struct ring *ring);
 
 /* ---- consumer ---- */
 /*
  * Readable bytes at head + skip, up to `want`, contiguous in at most two pieces.  0: none now.
- * skip > 0 only for MSG_PEEK-like looks.  -EPROTO on a corrupt stream.
+ * skip > 0 only for MSG_PEEK-like looks; it may reach beyond a hand-over.  -EPROTO on a corrupt stream.
+ * Up to the end of the ring in use only: the caller asks again for the rest.
  */
-int64_t ring_peek(struct pool *pool, struct ring *ring, size_t want, uint64_t skip, struct ring_area *area);
-/* Consumes n bytes; `shared`: other processes may read the same stream: false when another one was faster (nothing
- * consumed). */
-bool ring_consume(struct ring *ring, size_t n, bool shared);
+static inline int64_t ring_peek(struct pool *pool, struct ring *ring, size_t want, uint64_t skip,
+								struct ring_area *area)
+{
+	const struct pool_stream *stream = ring->stream;
+	uint64_t head = load_peer(&stream->head);
+	uint64_t size = ring->mask + 1;
+	uint64_t ready = ring->cached - head;
+
+	if (__builtin_expect(!ring->valid || load_peer(&stream->consumer_epoch) != ring->epoch || skip, 0))
+		return ring_peek_slow(pool, ring, want, skip, area);
+	if (ready < want || ready > size) {
+		/* Tail before epoch: a tail beyond a hand-over was published after it, so that we cannot miss that one. */
+		uint64_t tail = load_peer(&stream->tail);
+
+		ready = tail - head;
+		if (__builtin_expect(load_peer(&stream->producer_epoch) != ring->epoch || ready > size, 0))
+			return ring_peek_slow(pool, ring, want, skip, area);
+		ring->cached = tail;
+		if (ready > want)
+			ready = want;
+	} else {
+		ready = want;
+	}
+	ring->position = head;
+	ring_fill_area(ring, head, (size_t)ready, area);
+	return (int64_t)ready;
+}
+
+/*
+ * Consumes n of the bytes that the last ring_peek() showed; `shared`: other processes may read the same stream: false
+ * when another one was faster (nothing consumed; what was copied is void).  n = 0 with `shared` only asks.
+ */
+static inline bool ring_consume(struct ring *ring, size_t n, bool shared)
+{
+	uint64_t head = ring->position;
+
+	if (__builtin_expect(shared, 0))
+		return cas(&ring->stream->head, &head, head + n);
+	publish(&ring->stream->head, head + n);
+	ring->position = head + n;
+	return true;
+}
 /* All published bytes not yet consumed, across a hand-over. */
 uint64_t ring_available(const struct ring *ring);
 /* true when the producer finished and everything was read. */

@@ -22,9 +22,10 @@
 #define CLASS_GENERIC_LAST 9u
 #define CLASS_CONNECTION 10u
 #define CLASS_LISTENER 11u
-#define CLASS_RUN 12u
+#define CLASS_SEGMENT 12u
+#define CLASS_RUN 13u
 #define CLASS_TAGGED 4u
-static_assert(CLASS_LISTENER + 1 == CHUNK_CLASSES, "classes");
+static_assert(CLASS_SEGMENT + 1 == CHUNK_CLASSES, "classes");
 
 /* How a span is carved: checked, local values. */
 struct carve {

@@ -11,8 +11,16 @@
  *   sleeping = 1; fence_full()            .. set bit; set summary bit; any = 1;
  *   any? then don't sleep                 fence_full(); if (sleeping) ring the doorbell
  *
- * A kick exchanges the armed word for 0, then disarms and marks each watch
- * that was armed for the direction.  Whoever wants to be told again arms again.
+ * A kick of a connection exchanges the armed word for 0, then disarms and marks
+ * each watch that was armed for the direction.  Whoever wants to be told again arms
+ * again.  Called although the armed word is 0 (by the agent, for a kicker that
+ * died on its way) it marks every watch.
+ *
+ * A listener is kicked by many clients, each of which may be stopped or killed
+ * on its way: its watches stay armed until they are released, so that the next
+ * kick repeats what the last one left undone.  For futex sleepers the
+ * word's sequence changes, and ARMED_FUTEX goes only after they were woken, by
+ * kick_done(), if nobody armed meanwhile.
  * Model: docs/models/waiting.pml.
  */
 #ifndef UNCLOT_POOL_WAITER_H
@@ -60,12 +68,13 @@ shared_u32 *endpoint_armed_word(struct pool_endpoint *endpoint, enum direction d
 /* What the caller of a kick must do in the operating system. */
 struct kick {
 	shared_u32 *futex; /* wake all sleepers of that word; NULL: none */
+	uint32_t value;	   /* for kick_done(): what the word was changed to */
+	bool lasting;	   /* a listener's */
 	uint32_t count;	   /* waiters whose doorbells to ring */
-	bool more;		   /* more than fit: call endpoint_kick again */
 	struct {
 		uint32_t index;
 		uint32_t generation;
-	} ring[16];
+	} ring[WATCHES_INLINE + WATCHES_LISTENER];
 };
 /*
  * After publishing and fence_full(): true when there is something to do in the OS.  The fast path,
@@ -74,6 +83,8 @@ struct kick {
  */
 bool endpoint_kick(struct pool *pool, const struct watch_list *list, enum direction direction,
 				   shared_u32 *exclusive_rotor, struct kick *kick);
+/* After the futex was woken and the doorbells were rung. */
+void kick_done(const struct kick *kick);
 
 /* ---- the owner's side ---- */
 /* Some bit may be set. */
@@ -83,7 +94,10 @@ static inline bool waiter_any(const struct waiter *waiter)
 }
 /* Takes set bits: fills interests[], at most max; leaves the rest set (and `any` set).  Returns how many. */
 uint32_t waiter_take(struct pool *pool, const struct waiter *waiter, uint32_t *interests, uint32_t max);
-/* sleeping = 1; fence; true when it is still right to sleep (nothing set meanwhile). */
+/*
+ * Counts a sleeper; fence; true when it is still right to sleep (nothing set meanwhile).  After false there is nothing
+ * to end.  Several threads may sleep on one waiter.
+ */
 bool waiter_sleep_begin(const struct waiter *waiter);
 void waiter_sleep_end(const struct waiter *waiter);
 /* For epoll descriptors that are themselves polled: sleeping stays 1 so that every kick rings. */

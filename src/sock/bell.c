@@ -61,18 +61,17 @@ void wake_endpoint(struct pool *pool, const struct watch_list *list, enum direct
 	fence_full(); /* pairs with the fence of watch_arm() and endpoint_arm_futex() */
 	if (load_hint(endpoint_armed_word(list->endpoint, direction)) == 0)
 		return;
-	do {
-		if (!endpoint_kick(pool, list, direction, rotor, &kick))
-			return;
-		if (kick.futex) {
-			port_futex_wake(kick.futex, INT32_MAX);
-			pool_count(pool, COUNTER_FUTEX_WAKES, 1);
-		}
-		for (uint32_t i = 0; i < kick.count; i++)
-			ring_bell(kick.ring[i].index, kick.ring[i].generation);
-		if (kick.count)
-			pool_count(pool, COUNTER_DOORBELLS, kick.count);
-	} while (kick.more);
+	if (!endpoint_kick(pool, list, direction, rotor, &kick))
+		return;
+	if (kick.futex) {
+		port_futex_wake(kick.futex, INT32_MAX);
+		pool_count(pool, COUNTER_FUTEX_WAKES, 1);
+	}
+	for (uint32_t i = 0; i < kick.count; i++)
+		ring_bell(kick.ring[i].index, kick.ring[i].generation);
+	if (kick.count)
+		pool_count(pool, COUNTER_DOORBELLS, kick.count);
+	kick_done(&kick);
 }
 
 int sleeper_create(struct sleeper *sleeper)

@@ -217,15 +217,20 @@ static int patience(const struct watch *watch)
 	return now >= watch->start_at_ns ? 0 : (int)((watch->start_at_ns - now) / NS_PER_MS) + 1;
 }
 
+void keeper_block_signals(sigset_t *blocked)
+{
+	sigemptyset(blocked);
+	sigaddset(blocked, SIGTERM);
+	sigaddset(blocked, SIGINT);
+	sigaddset(blocked, SIGHUP);
+	sigaddset(blocked, SIGCHLD);
+	sigprocmask(SIG_BLOCK, blocked, NULL);
+}
+
 int keeper_run(struct keeper *keeper)
 {
 	sigset_t mask;
-	sigemptyset(&mask);
-	sigaddset(&mask, SIGTERM);
-	sigaddset(&mask, SIGINT);
-	sigaddset(&mask, SIGHUP);
-	sigaddset(&mask, SIGCHLD);
-	sigprocmask(SIG_BLOCK, &mask, NULL);
+	keeper_block_signals(&mask);
 	struct watch watch = {.channel = -1, .answer_at = HOLDINGS_MAX};
 	watch.signals = signalfd(-1, &mask, SFD_NONBLOCK | SFD_CLOEXEC);
 	int status = watch.signals < 0 ? -errno : start_worker(keeper, &watch);

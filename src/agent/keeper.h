@@ -14,6 +14,7 @@
 #include "../port/linux/agent_wire.h"
 #include "place.h"
 
+#include <signal.h>
 #include <stdint.h>
 
 #define HOLDINGS_MAX 16384u
@@ -70,6 +71,9 @@ struct keeper {
 
 /* Holdings that exist before the first worker.  The index, or -ENOSPC. */
 int keeper_hold(struct keeper *keeper, const struct holding *holding);
+
+/* From here on SIGTERM and SIGINT wait for keeper_run(), so that what was made is removed again. */
+void keeper_block_signals(sigset_t *blocked);
 
 /* Until it is told to stop.  unclotd's exit status. */
 int keeper_run(struct keeper *keeper);

@@ -21,7 +21,8 @@
  * A side of a connection that is open without any holder is one of
  *   - given up a moment ago by somebody who died before closing it: closed here;
  *   - in an accept queue (server side, QUEUED): stays;
- *   - about to be held by a living member (client side NEW; server side ACCEPTED or TAKEN by a living slot): stays.
+ *   - about to be held by a living member (client side NEW; server side ACCEPTED or TAKEN by a living slot, also if
+ *     WITHDRAWN meanwhile): stays.
  *     CONFIRMED is not among them: the client confirms only what is held.
  */
 #include "../pool/connection.h"
@@ -159,12 +160,12 @@ static void look_at_server(const struct settlement *settlement, const struct con
 		return;
 	case HANDSHAKE_ACCEPTED:
 	case HANDSHAKE_TAKEN:
+	case HANDSHAKE_WITHDRAWN: /* names the taker, if there was one */
 		if (!slot_is_alive(settlement, slot))
 			close_side(settlement, ref, SIDE_SERVER);
 		return;
 	case HANDSHAKE_CONFIRMED:
 	case HANDSHAKE_REFUSED:
-	case HANDSHAKE_WITHDRAWN:
 		close_side(settlement, ref, SIDE_SERVER);
 		return;
 	}

@@ -271,6 +271,8 @@ static void detach(int ready)
 static int run(const struct options *options, struct place *place, int ready)
 {
 	struct keeper keeper = {0};
+	sigset_t blocked;
+	keeper_block_signals(&blocked);
 	umask(077);
 	if (chdir("/") < 0)
 		complain("/: %s", strerror(errno));

@@ -141,6 +141,7 @@ static int direct(uint64_t listener, bool push, struct connection_ref *ref)
 	if (status < 0)
 		return status;
 	ref->connection->listener = listener;
+	ref->connection->listener_tag = to.tag;
 	if (!connection_open_server(ref) || !connection_move(ref, HANDSHAKE_NEW, HANDSHAKE_QUEUED, 0))
 		return -EPROTO;
 	return push ? listener_push(&pool, &to, ref) : 0;
@@ -212,7 +213,7 @@ static void look_at(uint64_t offset)
 static void write_text(uint64_t offset, const char *text)
 {
 	struct connection_ref ref;
-	struct ring_area area;
+	struct ring_area area = {0};
 	if (!connection_find(&pool, offset, &ref)) {
 		say(-ENOENT, "-");
 		return;
@@ -230,7 +231,7 @@ static void write_text(uint64_t offset, const char *text)
 static void read_text(uint64_t offset)
 {
 	struct connection_ref ref;
-	struct ring_area area;
+	struct ring_area area = {0};
 	if (!connection_find(&pool, offset, &ref)) {
 		say(-ENOENT, "-");
 		return;
@@ -395,6 +396,8 @@ static bool obey(char *line)
 int main(void)
 {
 	char line[256];
+	/* What comes after an exec is for the next image. */
+	setvbuf(stdin, NULL, _IONBF, 0);
 	while (fgets(line, sizeof line, stdin) && obey(line))
 		;
 	return 0;

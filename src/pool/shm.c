@@ -152,12 +152,12 @@ static void free_unattached(struct pool *pool, struct pool_keys *keys)
 }
 
 /* The lock is ours; if its last owner died in a change, finish or undo that. */
-static void repair(struct pool *pool, struct pool_keys *keys, int lock_result)
+void shm_repair(struct pool *pool, int lock_result)
 {
-	if (lock_result != LOCK_RECOVERED || !load_peer(&keys->changing))
+	if (lock_result != LOCK_RECOVERED || !load_peer(&pool->keys->changing))
 		return;
-	rebuild(pool, keys);
-	announce_done(keys);
+	rebuild(pool, pool->keys);
+	announce_done(pool->keys);
 }
 
 static int lock_table(struct pool *pool, const struct shm_caller *caller)
@@ -169,7 +169,7 @@ static int lock_table(struct pool *pool, const struct shm_caller *caller)
 	int result = lock_acquire(pool, &pool->keys->lock, caller->waits, &dead);
 	if (result < 0)
 		return result;
-	repair(pool, pool->keys, result);
+	shm_repair(pool, result);
 	return 0;
 }
 
@@ -430,7 +430,7 @@ int shm_sweep(struct pool *pool, const struct lock_waits *waits)
 	int result = lock_try(pool, &pool->keys->lock, waits, &dead);
 	if (result < 0)
 		return result;
-	repair(pool, pool->keys, result);
+	shm_repair(pool, result);
 	free_unattached(pool, pool->keys);
 	lock_release(pool, &pool->keys->lock, waits);
 	return 0;

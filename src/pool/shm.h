@@ -51,7 +51,9 @@ int shm_detach(struct pool *pool, const struct shm_caller *caller, int64_t id);
 int shm_status(struct pool *pool, const struct shm_caller *caller, int64_t id, struct shm_status *status);
 int shm_remove(struct pool *pool, const struct shm_caller *caller, int64_t id);
 
-/* ---- for the agent ---- */
+/* ---- for the agent, and for members of a pool without one ---- */
+/* After taking the table's lock oneself: finishes or undoes what its last owner died in. */
+void shm_repair(struct pool *pool, int lock_result);
 /* Is that chunk in the table?  chunk_settle() must keep it then. */
 bool shm_keeps(const struct pool *pool, struct chunk_ref ref);
 /* Detaches a dead member everywhere.  Takes no lock; shm_sweep() frees what nobody has any more. */

@@ -13,6 +13,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#ifdef __SANITIZE_ADDRESS__
+#define STEPPING_PLACES 8 /* many more instructions each */
+#else
+#define STEPPING_PLACES 40
+#endif
+
 enum stepping { STEPPING_KILLED, STEPPING_FINISHED, STEPPING_IMPOSSIBLE };
 
 /* Runs operation(context) in a child for `n` instructions, then kills the child. */
@@ -46,7 +52,7 @@ static inline enum stepping step_and_kill(void (*operation)(void *context), void
 static inline long step_stride(long length)
 {
 	const char *wanted = getenv("UNCLOT_TEST_PLACES");
-	long places = wanted ? atol(wanted) : 40;
+	long places = wanted ? atol(wanted) : STEPPING_PLACES;
 
 	return places < 1 || places > length ? 1 : length / places;
 }

@@ -63,7 +63,8 @@ static int add(struct diag *diag, size_t *room, const struct nlmsghdr *header)
 		if (attribute->rta_type != INET_DIAG_INFO)
 			continue;
 		memcpy(&information, RTA_DATA(attribute), length < sizeof information ? length : sizeof information);
-		entry.sent = information.tcpi_bytes_acked;
+		/* Not tcpi_bytes_acked: that counts SYN and FIN as bytes. */
+		entry.sent = information.tcpi_bytes_sent - information.tcpi_bytes_retrans;
 		entry.received = information.tcpi_bytes_received;
 	}
 	diag->entries[diag->count++] = entry;

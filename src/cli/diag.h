@@ -15,7 +15,7 @@
 struct diag_entry {
 	struct pool_address local; /* family and scope not compared */
 	struct pool_address peer;
-	uint64_t sent; /* acknowledged by the other end */
+	uint64_t sent; /* without those sent again */
 	uint64_t received;
 };
 

@@ -10,6 +10,7 @@
 #include "diag.h"
 
 #include "../pool/chunk.h"
+#include "../pool/ring.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -69,11 +70,28 @@ static void find_holder(const struct pool *pool, const struct pool_endpoint *end
 	}
 }
 
+/* The name that the process has now; the pool knows the one that it came in with. */
+static void current_name(struct row *row)
+{
+	char path[32];
+	char name[NAME_TEXT_MAX];
+	snprintf(path, sizeof path, "/proc/%d/comm", row->pid);
+	FILE *stream = row->pid > 0 ? fopen(path, "re") : NULL;
+	if (!stream)
+		return;
+	size_t length = fread(name, 1, sizeof name - 1, stream);
+	fclose(stream);
+	name[length] = '\0';
+	if (length)
+		clean_name(row->name, sizeof row->name, name, strcspn(name, "\n"));
+}
+
 static void fill_endpoint(const struct pool *pool, const struct pool_endpoint *endpoint, struct row *row)
 {
 	*row = (struct row){.local = endpoint->local, .peer = endpoint->peer, .fd = (int)endpoint->bound_fd};
 	row->reason = load_peer(&endpoint->reason);
 	find_holder(pool, endpoint, row);
+	current_name(row);
 	switch (load_peer(&endpoint->path)) {
 	case PATH_SHM:
 		row->path = "shm";
@@ -127,8 +145,8 @@ static const char *state_of(const struct pool_connection *connection, enum side 
 {
 	uint64_t handshake = load_peer(&connection->handshake);
 	uint32_t ours = load_peer(&connection->endpoint[side].flags);
-	bool we_ended = load_peer(&connection->stream[side].fin) || ours & ENDPOINT_SHUT_WRITE;
-	bool peer_ended = load_peer(&connection->stream[!side].fin) != 0;
+	bool we_ended = stream_is_finished(&connection->stream[side]) || ours & ENDPOINT_SHUT_WRITE;
+	bool peer_ended = stream_is_finished(&connection->stream[!side]);
 	switch (HANDSHAKE_STATE(handshake)) {
 	case HANDSHAKE_QUEUED:
 		return "queued";

@@ -426,6 +426,96 @@ class Pools(Case):
         self.assertEqual(done.stdout, "out\n")
 
 
+class Sockets(Case):
+    """What `ps` and `stat` say of sockets while they are open."""
+
+    SERVER = """
+import socket, sys
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+links = []
+while True:
+    links.append(listener.accept()[0])
+    for _ in range(3):
+        links[-1].sendall(b"x" * len(links[-1].recv(100)) * 2)
+"""
+    CLIENT = """
+import socket, sys
+links = []
+for _ in range(2):
+    links.append(socket.create_connection(("127.0.0.1", int(sys.argv[1]))))
+    for _ in range(3): # an upgraded one answers the first over TCP
+        links[-1].sendall(b"12345")
+        assert links[-1].recv(10, socket.MSG_WAITALL) == b"x" * 10
+print("done", flush=True)
+sys.stdin.read()
+"""
+
+    def start(self, program, *arguments, before=()):
+        started = subprocess.Popen([*before, sys.executable, "-c", program, *arguments], env=self.environment, text=True,
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+        def end():
+            started.kill()
+            started.communicate()
+        self.addCleanup(end)
+        return started, started.stdout.readline().strip()
+
+    def tearDown(self):
+        self.doCleanups()
+        super().tearDown()
+
+    def rows(self, pid):
+        return [row for row in json.loads(self.unclot("ps", "--json").stdout) if row["pid"] == pid]
+
+    def test_in_memory(self):
+        under = [UNCLOT, "run", "--"]
+        server, port = self.start(self.SERVER, before=under)
+        client, _ = self.start(self.CLIENT, port, before=under)
+        rows = self.rows(client.pid)
+        self.assertEqual([(row["path"], row["state"], row["sent"], row["received"]) for row in rows],
+                         [("shm", "established", 15, 30)] * 2)
+        self.assertEqual([row["reason"] for row in rows], ["upgraded", "direct"])
+        self.assertTrue(all(row["peer"] == f"127.0.0.1:{port}" for row in rows))
+        rows = self.rows(server.pid)
+        self.assertEqual((rows[0]["state"], rows[0]["local"], rows[0]["accepted_shm"], rows[0]["accepted_tcp"]),
+                         ("listen", f"127.0.0.1:{port}", 1, 1))
+        self.assertEqual([(row["path"], row["sent"], row["received"]) for row in rows[1:]], [("shm", 30, 15)] * 2)
+        table = self.unclot("ps").stdout.splitlines()
+        self.assertEqual((len(table), table[0].split()[0]), (6, "PROCESS"))
+        figures = json.loads(self.unclot("stat", "--json").stdout)
+        self.assertEqual((figures["members"], figures["listeners"], figures["connections"]), (2, 1, 2))
+        self.assertEqual(figures["reasons"]["direct"] > 0, True)
+        self.fails(1, "2 programs use that pool", "pool", "destroy")
+
+    def over_tcp(self, server, client, port):
+        for pid, sent, received in ((client, 15, 30), (server, 30, 15)):
+            for row in self.rows(pid):
+                if row["state"] != "listen":
+                    self.assertEqual((row["path"], row["sent"], row["received"]), ("tcp", sent, received))
+                    self.assertNotIn(row["reason"], ("none", "direct", "upgraded"))
+
+    def test_client_outside(self):
+        server, port = self.start(self.SERVER, before=[UNCLOT, "run", "--"])
+        client, _ = self.start(self.CLIENT, port)
+        self.over_tcp(server.pid, client.pid, port)
+
+    def test_server_outside(self):
+        server, port = self.start(self.SERVER)
+        client, _ = self.start(self.CLIENT, port, before=[UNCLOT, "run", "--"])
+        self.assertEqual(len(self.rows(client.pid)), 2)
+        self.over_tcp(server.pid, client.pid, port)
+
+    def test_off(self):
+        server, port = self.start(self.SERVER, before=[UNCLOT, "run", "--"])
+        self.unclot("off")
+        client, _ = self.start(self.CLIENT, port, before=[UNCLOT, "run", "--"])
+        self.over_tcp(server.pid, client.pid, port)
+        self.unclot("on")
+        client, _ = self.start(self.CLIENT, port, before=[UNCLOT, "run", "--"])
+        self.assertEqual({row["path"] for row in self.rows(client.pid)}, {"shm"})
+
+
 class Interposed(Case):
     LIBRARY = property(lambda self: pathlib.Path(UNCLOT).parent.parent / "preload" / "libunclot-preload.so")
 

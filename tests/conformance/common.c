@@ -149,8 +149,6 @@ void say_signals(int number, const char *name)
 	signal_seen[number] = 0;
 }
 
-bool pair_is_direct(void);
-bool pair_is_upgraded(void);
 bool pair_is_direct(void)
 {
 	return flavour == FLAVOUR_DIRECT;
@@ -188,6 +186,32 @@ static int outside_main(int port_fd)
 				break;
 		close(s);
 	}
+}
+
+static int outside_client_main(const char *port, const char *text)
+{
+	char buffer[64];
+	int c = socket_for("127.0.0.1");
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (connect_to(c, "127.0.0.1", atoi(port)) < 0 || send(c, text, strlen(text), 0) < 0)
+		return 2;
+	while (recv(c, buffer, sizeof(buffer), 0) > 0)
+		;
+	return 0;
+}
+
+void start_outside_client(const char *text)
+{
+	char port[16];
+
+	snprintf(port, sizeof(port), "%d", test_shared->port);
+	if (fork() == 0) {
+		unsetenv("LD_PRELOAD");
+		execl(program, program, "--outside-client", port, text, (char *)NULL);
+		_exit(127);
+	}
+	pause_ms(50);
 }
 
 void start_outside(void)
@@ -293,13 +317,15 @@ static void start_side(char **argv, const struct test_case *test, enum test_side
 static int wait_for_both(const pid_t child[2])
 {
 	static const char *const names[2] = {"client", "server"};
-	int worst = 0;
+	int statuses[2] = {0, 0}, worst = 0;
 
-	for (int side = TEST_CLIENT; side <= TEST_SERVER; side++) {
-		int status = 0;
-
-		while (waitpid(child[side], &status, 0) < 0 && errno == EINTR)
+	/* What they end with comes after all that they say. */
+	for (int side = TEST_CLIENT; side <= TEST_SERVER; side++)
+		while (waitpid(child[side], &statuses[side], 0) < 0 && errno == EINTR)
 			;
+	for (int side = TEST_CLIENT; side <= TEST_SERVER; side++) {
+		int status = statuses[side];
+
 		if (WIFSIGNALED(status))
 			say("the %s died by signal %d", names[side], WTERMSIG(status));
 		else if (WEXITSTATUS(status))
@@ -330,6 +356,8 @@ int main(int argc, char **argv)
 	program = argv[0];
 	if (argc == 3 && strcmp(argv[1], "--outside") == 0)
 		return outside_main(atoi(argv[2]));
+	if (argc == 4 && strcmp(argv[1], "--outside-client") == 0)
+		return outside_client_main(argv[2], argv[3]);
 	if (argc == 2 && strcmp(argv[1], "--list") == 0) {
 		list_cases();
 		return 0;

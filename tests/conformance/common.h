@@ -58,6 +58,9 @@ enum test_side { TEST_CLIENT = 0, TEST_SERVER = 1 };
 bool client(void);
 bool server(void);
 bool one_process(void);
+/* The flavour of this run. */
+bool pair_is_direct(void);
+bool pair_is_upgraded(void);
 
 /* What both processes see. */
 struct test_shared {
@@ -99,6 +102,11 @@ void say_data(const char *prefix, const void *data, size_t size);
 #define POLL(fd, events, timeout_ms) show_poll("poll(" #fd ", " #events ", " #timeout_ms ")", fd, events, timeout_ms)
 short show_poll(const char *text, int fd, int events, int timeout_ms);
 const char *events_text(unsigned events);
+
+int epoll_add(int epoll, int fd, uint32_t events, uint64_t data);
+int epoll_modify(int epoll, int fd, uint32_t events, uint64_t data);
+/* epoll_wait and its events, sorted by their data. */
+int show_epoll(int epoll, int max, int timeout_ms);
 
 /* getsockname/getpeername with the listener's port as LISTENER, any other one as PORT. */
 #define SOCKNAME(fd) show_name("getsockname(" #fd ")", fd, false)
@@ -162,6 +170,8 @@ size_t drain(int fd);
 void set_nonblocking(int fd, bool on);
 /* A plain TCP echo server, never under UNCLOT; test_shared->port_outside. */
 void start_outside(void);
+/* A plain client, never under UNCLOT: connects to the listener, sends `text`, reads until the end. */
+void start_outside_client(const char *text);
 
 /* ---- calls that sleep, in a thread of their own ---- */
 struct sleeping_call {

@@ -467,6 +467,89 @@ static void listener_shutdown(void)
 		CALL_FD(accept(l, NULL, NULL));
 }
 
+/* Clients with and without UNCLOT on one listener. */
+static void accept_from_outside(void)
+{
+	int l = listener_make(8), c = -1;
+
+	for (int round = 0; round < 2; round++) {
+		if (client()) {
+			c = socket_for("127.0.0.1");
+			CALL(connect_to(c, "127.0.0.1", test_shared->port));
+			SEND(c, "inside", 0);
+			start_outside_client("outside");
+		}
+		if (server())
+			for (int i = 0; i < 2; i++) {
+				char buffer[16];
+				int s = CALL_FD(accept(l, NULL, NULL));
+
+				/* Which of the two queues is served first is not a promise. */
+				if (recv(s, buffer, sizeof(buffer), 0) <= 0 || send(s, buffer, 6, MSG_NOSIGNAL) != 6)
+					say("no word from it");
+				test_shared->value[buffer[0] == 'i' ? 0 : 1]++;
+				close(s);
+			}
+		if (client()) {
+			RECV(c, 16, 0);
+			RECV(c, 16, 0);
+		}
+	}
+	if (server())
+		say("inside %d, outside %d", test_shared->value[0], test_shared->value[1]);
+}
+
+/* As many as the backlog has room for are connected; the others go on trying. */
+static void accept_backlog(void)
+{
+	int l = listener_make(2), c[6];
+
+	if (client())
+		for (int i = 0; i < 6; i++) {
+			c[i] = socket_for("127.0.0.1");
+			set_nonblocking(c[i], true);
+			CALL(connect_to(c[i], "127.0.0.1", test_shared->port));
+			POLL(c[i], POLLOUT, 20);
+		}
+	if (server()) {
+		set_nonblocking(l, true);
+		for (int i = 0; i < 4; i++)
+			CALL_FD(accept(l, NULL, NULL));
+	}
+}
+
+static void connect_interrupted(void)
+{
+	struct sleeping_call call;
+	int l = listener_make(0), c = -1;
+
+	if (client()) {
+		c = socket_for("127.0.0.1");
+		CALL(connect_to(c, "127.0.0.1", test_shared->port));
+		c = socket_for("127.0.0.1");
+		signal_count(SIGUSR1, 0);
+		call_asleep(&call, SLEEP_CONNECT, c, 0, 0, 0, 0);
+		say_asleep(&call);
+		pthread_kill(call.thread, SIGUSR1);
+		call_awake(&call);
+		POLL(c, POLLOUT, 0);
+		set_nonblocking(c, true);
+		CALL(connect_to(c, "127.0.0.1", test_shared->port));
+	}
+	if (server())
+		CALL_FD(accept(l, NULL, NULL));
+	if (client()) {
+		POLL(c, POLLOUT, 5000);
+		SO_ERROR_OF(c);
+		SEND(c, "made it", 0);
+	}
+	if (server()) {
+		int s = CALL_FD(accept(l, NULL, NULL));
+
+		RECV(s, 16, 0);
+	}
+}
+
 const struct test_case test_cases[] = {
 	{"connect_blocking", connect_blocking, 0},
 	{"connect_nonblocking", connect_nonblocking, CASE_ANY_PATH},
@@ -481,6 +564,9 @@ const struct test_case test_cases[] = {
 	{"accept_nonblocking", accept_nonblocking, CASE_ANY_PATH},
 	{"accept_flags", accept_flags, CASE_ANY_PATH},
 	{"accept_short_address", accept_short_address, CASE_ANY_PATH},
+	{"accept_from_outside", accept_from_outside, CASE_ANY_PATH},
+	{"accept_backlog", accept_backlog, CASE_ANY_PATH},
+	{"connect_interrupted", connect_interrupted, CASE_ANY_PATH},
 	{"accept_order", accept_order, CASE_ANY_PATH},
 	{"accept_closed_client", accept_closed_client, CASE_ANY_PATH},
 	{"accept_half_closed_client", accept_half_closed_client, CASE_ANY_PATH},

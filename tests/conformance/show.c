@@ -9,6 +9,7 @@
 #include "common.h"
 
 #include <arpa/inet.h>
+#include <sys/epoll.h>
 
 #define SHOW_MAX 65536
 
@@ -226,4 +227,42 @@ void show_tcp_state(const char *text, int fd)
 		call_result(text, -1);
 	else
 		say("%s: %s", text, info.tcpi_state < 12 ? names[info.tcpi_state] : "?");
+}
+
+int epoll_add(int epoll, int fd, uint32_t events, uint64_t data)
+{
+	struct epoll_event event = {.events = events, .data.u64 = data};
+
+	return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
+}
+
+int epoll_modify(int epoll, int fd, uint32_t events, uint64_t data)
+{
+	struct epoll_event event = {.events = events, .data.u64 = data};
+
+	return epoll_ctl(epoll, EPOLL_CTL_MOD, fd, &event);
+}
+
+static int by_data(const void *left, const void *right)
+{
+	const struct epoll_event *a = left, *b = right;
+
+	return a->data.u64 < b->data.u64 ? -1 : a->data.u64 > b->data.u64;
+}
+
+/* Events by their data, because the order of unrelated ones is nobody's promise (epoll_order looks at that). */
+int show_epoll(int epoll, int max, int timeout_ms)
+{
+	struct epoll_event events[64];
+	int count = epoll_wait(epoll, events, max, timeout_ms);
+
+	if (count < 0) {
+		call_result("epoll_wait", count);
+		return count;
+	}
+	qsort(events, (size_t)count, sizeof(events[0]), by_data);
+	say("epoll_wait: %d", count);
+	for (int i = 0; i < count; i++)
+		say("  %llx: [%s]", (unsigned long long)events[i].data.u64, events_text(events[i].events));
+	return count;
 }

@@ -15,9 +15,6 @@
 #include <sys/epoll.h>
 #include <sys/select.h>
 
-bool pair_is_direct(void);
-bool pair_is_upgraded(void);
-
 socklen_t make_address(const char *ip, int port, struct sockaddr_storage *address)
 {
 	struct sockaddr_in *v4 = (struct sockaddr_in *)address;

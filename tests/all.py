@@ -29,7 +29,8 @@ SANITIZER_ENVIRONMENT = {
 }
 BUILDS = {
     "plain": ("build", [], {}),
-    "sanitized": ("build-asan", ["-Db_sanitize=address,undefined", "-Db_lundef=false", "-Doptimization=1", "-Ddebug=true"],
+    "sanitized": ("build-asan",
+                  ["-Db_sanitize=address,undefined", "-Db_lundef=false", "-Doptimization=1", "-Ddebug=true"],
                   SANITIZER_ENVIRONMENT),
 }
 

@@ -27,7 +27,7 @@ class Sockperf(Row):
         return [Cell("64 B", "us", LOWER, at_most(1.2), at_most(0.6))]
 
     def measure(self, bench, side):
-        return {"64 B": sockperf(bench, side)}
+        yield {"64 B": sockperf(bench, side)}
 
 
 ROWS = [DemoNginx, Ab, DemoRedis, Iperf3, Sockperf, Latency, Bandwidth]

@@ -120,13 +120,11 @@ class NginxWrk(Row):
         return self.connections
 
     def measure(self, bench, side):
-        values = {}
         with Nginx(bench, side) as nginx:
             for what in self.what:
                 for count in self.chosen(bench, what):
                     rate = wrk(bench, side, nginx.url + PATHS[what], count, size=SIZES.get(what))
-                    values["%s, %d conn." % (what, count)] = rate / 1e3
-        return values
+                    yield {"%s, %d conn." % (what, count): rate / 1e3}
 
 
 class NginxOver(Row):
@@ -137,12 +135,10 @@ class NginxOver(Row):
         return [Cell("return 200, %d conn." % count, "k/s", HIGHER, times(1), times(2)) for count in CONNECTIONS]
 
     def measure(self, bench, side):
-        values = {}
         with Nginx(bench, side, workers=4, cpu=ANY_CPU) as nginx:
             for count in CONNECTIONS:
                 rate = wrk(bench, side, nginx.url + "/return", count, threads=min(4, count), cpu=ANY_CPU)
-                values["return 200, %d conn." % count] = rate / 1e3
-        return values
+                yield {"return 200, %d conn." % count: rate / 1e3}
 
 
 class Ab(Row):
@@ -159,7 +155,7 @@ class Ab(Row):
         if not re.search(r"Complete requests:\s+%d$" % requests, out, re.M) or \
                 not re.search(r"Failed requests:\s+0$", out, re.M) or "Non-2xx" in out:
             raise Failure("ab: requests failed")
-        return {"8 at a time": float(re.search(r"Requests per second:\s+([\d.]+)", out).group(1)) / 1e3}
+        yield {"8 at a time": float(re.search(r"Requests per second:\s+([\d.]+)", out).group(1)) / 1e3}
 
 
 class Redis(Row):
@@ -178,20 +174,18 @@ class Redis(Row):
         argv = [need("redis-server"), "--port", port, "--bind", bench.address, "--unixsocket", path, "--save", "",
                 "--appendonly", "no", "--protected-mode", "no", "--dir", bench.directory, "--daemonize", "no"]
         where = ["-s", path] if side == UNIX else ["-h", bench.address, "-p", port]
-        values = {}
         with bench.start(side, argv, SERVER_CPU) as server:
             server.wait_port(bench.address, port)
             server.wait_line("Ready to accept|ready to accept")
             for name, count, guess in (("1 connection", 1, 14000), ("50 connections", 50, 140000)):
                 # As many requests as take about the time on this side, judged by a short first go.
                 rate = self.get(bench, side, where, count, guess // 10)
-                values[name] = self.get(bench, side, where, count, max(1000, int(rate * bench.seconds))) / 1e3
-        return values
+                yield {name: self.get(bench, side, where, count, max(1000, int(rate * bench.seconds))) / 1e3}
 
     @staticmethod
     def get(bench, side, where, connections, requests):
-        out = bench.run(side, [need("redis-benchmark"), *where, "-t", "get", "-c", connections, "-n", requests, "--csv"],
-                        CLIENT_CPU)
+        argv = [need("redis-benchmark"), *where, "-t", "get", "-c", connections, "-n", requests, "--csv"]
+        out = bench.run(side, argv, CLIENT_CPU)
         for line in csv.reader(io.StringIO(out)):
             if line and line[0] == "GET":
                 return float(line[1])
@@ -209,13 +203,12 @@ class Cpu(Row):
             [Cell("request, %d conn." % count, "us", LOWER, times(1), times(2)) for count in (1, 8, 64)]
 
     def measure(self, bench, side):
-        values = {}
         for name, size in (("64 KiB", 65536), ("1 KiB", 1024)):
             server, client = bench.pair(side, "stream", ["--size", str(size)],
                                         client=["--seconds", "%.2f" % bench.seconds])
-            values["stream, %s writes" % name] = (server["cpu_us"] + client["cpu_us"]) / 1e3 / (server["bytes"] / 1e9)
+            yield {"stream, %s writes" % name: (server["cpu_us"] + client["cpu_us"]) / 1e3 / (server["bytes"] / 1e9)}
         if side == UNIX:
-            return values
+            return
         for count in (1, 8, 64):
             with Nginx(bench, side) as nginx:
                 pids = nginx.pids()
@@ -226,8 +219,7 @@ class Cpu(Row):
                 # The client is our only child to end meanwhile, but for the few looks of `unclot ps`.
                 used = after[0] - before[0] + after[1].children_user - before[1].children_user + \
                     after[1].children_system - before[1].children_system
-                values["request, %d conn." % count] = used * 1e6 / (rate * max(1, round(bench.seconds)))
-        return values
+            yield {"request, %d conn." % count: used * 1e6 / (rate * max(1, round(bench.seconds)))}
 
 
 ROWS = [NginxWrk, NginxOver, Ab, Redis, Cpu]

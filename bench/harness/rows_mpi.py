@@ -67,7 +67,7 @@ class Latency(Row):
         share = re.search(r"^# user-share ([\d.]+)", out, re.M)
         if side == TCP and share:
             self.user_time.append(float(share.group(1)) * values[8])
-        return {label(size): values[size] for size in SIZES if size in values}
+        yield {label(size): values[size] for size in SIZES if size in values}
 
     def finish(self, cells):
         if self.user_time and max(self.user_time) > 0:
@@ -89,7 +89,7 @@ class Bandwidth(Row):
 
     def measure(self, bench, side):
         values, _ = mpirun(bench, side, "bandwidth", "osu_bw")
-        return {label(size): values[size] / 1e3 for size in SIZES if size in values}
+        yield {label(size): values[size] / 1e3 for size in SIZES if size in values}
 
 
 ROWS = [Latency, Bandwidth]

@@ -94,6 +94,14 @@ static bool seat_is_of(const struct worker *worker, const struct seat *seat, int
 		   worker->held[seat->pidfd].start_time == start_time;
 }
 
+/* A slot that is free by the pool and by our own seats; 0: none. */
+static member_ref reserve_slot(struct worker *worker, member_ref parent)
+{
+	member_ref member = member_reserve(&worker->pool, parent);
+	uint32_t slot = MEMBER_SLOT(member);
+	return slot != 0 && slot < MEMBERS_MAX && worker->seat[slot].member == 0 ? member : 0;
+}
+
 /* Puts the member's process on its seat: from now on its death is noticed. */
 static int take_seat(struct worker *worker, struct request *request, member_ref member, uint64_t start_time)
 {
@@ -144,8 +152,8 @@ static int join(struct worker *worker, struct request *request)
 			return -EBUSY;
 	} else {
 		settle_old_image(worker, request->sender.pid, start_time);
-		member = member_reserve(&worker->pool, 0);
-		if (!member || MEMBER_SLOT(member) == 0 || MEMBER_SLOT(member) >= MEMBERS_MAX)
+		member = reserve_slot(worker, 0);
+		if (!member)
 			return -ENOSPC;
 		status = take_seat(worker, request, member, start_time);
 		if (status < 0) {
@@ -213,8 +221,8 @@ static int fork_announced(struct worker *worker, struct request *request)
 	}
 	int on = 1;
 	setsockopt(request->fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof on);
-	member_ref child = member_reserve(&worker->pool, parent);
-	if (!child || MEMBER_SLOT(child) == 0 || MEMBER_SLOT(child) >= MEMBERS_MAX)
+	member_ref child = reserve_slot(worker, parent);
+	if (!child)
 		return -ENOSPC;
 	struct holding link = {.kind = HOLDING_LINK, .fd = request->fd, .member = child, .flags = LINK_CHILD};
 	request->fd = -1;

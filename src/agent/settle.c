@@ -46,7 +46,9 @@ struct chunk_list {
 struct settlement {
 	struct worker *worker;
 	struct pool *pool;
-	member_ref dead; /* 0: nobody, a sweep */
+	const member_ref *dead; /* those who died; none in a sweep */
+	uint32_t dead_count;
+	uint64_t dead_slots[MEMBERS_MAX / 64u]; /* the same, a bit per slot, as in endpoint.holders */
 	struct chunk_list needed;
 };
 
@@ -67,15 +69,25 @@ static void list_add(struct chunk_list *list, struct chunk_ref ref)
 
 static bool slot_is_alive(const struct settlement *settlement, uint32_t slot)
 {
-	if (slot >= MEMBERS_MAX)
-		return false;
-	member_ref member = settlement->worker->seat[slot].member;
-	return member != 0 && member != settlement->dead;
+	return slot < MEMBERS_MAX && settlement->worker->seat[slot].member &&
+		   !(settlement->dead_slots[slot / 64] >> slot % 64 & 1);
 }
 
 static bool owner_is_alive(const struct settlement *settlement, member_ref owner)
 {
-	return seat_of(settlement->worker, owner) && owner != settlement->dead;
+	return seat_of(settlement->worker, owner) && slot_is_alive(settlement, MEMBER_SLOT(owner));
+}
+
+/* Takes the bits of the dead away; true when one of them was the last holder. */
+static bool unhold_dead(const struct settlement *settlement, struct pool_endpoint *endpoint)
+{
+	bool last = false;
+	for (uint32_t i = 0; i < MEMBERS_MAX / 64u; i++) {
+		uint64_t bits = settlement->dead_slots[i] & load_peer(&endpoint->holders[i]);
+		for (; bits; bits &= bits - 1)
+			last = endpoint_unhold(endpoint, MEMBER_REF(i * 64u + (uint32_t)__builtin_ctzll(bits), 1));
+	}
+	return last;
 }
 
 /* ---- connections ---- */
@@ -95,7 +107,7 @@ static void withdraw_offer(const struct settlement *settlement, const struct con
 	if (state != HANDSHAKE_OPEN && state != HANDSHAKE_TAKEN)
 		return;
 	directory_remove_offer(settlement->pool, ref);
-	if (connection_move(ref, state, HANDSHAKE_WITHDRAWN, MEMBER_SLOT(settlement->dead))) {
+	if (connection_move(ref, state, HANDSHAKE_WITHDRAWN, 0)) {
 		doorbell_wake(settlement->worker, &ref->connection->endpoint[SIDE_CLIENT]);
 		doorbell_wake(settlement->worker, &ref->connection->endpoint[SIDE_SERVER]);
 	}
@@ -119,8 +131,7 @@ static void look_at_client(const struct settlement *settlement, const struct con
 {
 	struct pool_endpoint *client = &ref->connection->endpoint[SIDE_CLIENT];
 	uint32_t slot;
-	if (settlement->dead && endpoint_is_held_by(client, settlement->dead))
-		endpoint_unhold(client, settlement->dead);
+	unhold_dead(settlement, client);
 	if (endpoint_has_holders(client))
 		return;
 	enum handshake state = connection_handshake(ref, &slot);
@@ -140,8 +151,7 @@ static void look_at_server(const struct settlement *settlement, const struct con
 {
 	struct pool_endpoint *server = &ref->connection->endpoint[SIDE_SERVER];
 	uint32_t slot;
-	if (settlement->dead && endpoint_is_held_by(server, settlement->dead))
-		endpoint_unhold(server, settlement->dead);
+	unhold_dead(settlement, server);
 	if (endpoint_has_holders(server))
 		return;
 	enum handshake state = connection_handshake(ref, &slot);
@@ -211,8 +221,7 @@ static void visit_listener(void *context, struct chunk_ref chunk, member_ref own
 	if (!listener)
 		return;
 	struct listener_ref ref = {.listener = listener, .offset = chunk.offset, .tag = chunk.tag};
-	bool was_last = settlement->dead && endpoint_is_held_by(&listener->endpoint, settlement->dead) &&
-					endpoint_unhold(&listener->endpoint, settlement->dead);
+	bool was_last = unhold_dead(settlement, &listener->endpoint);
 	if (endpoint_has_holders(&listener->endpoint))
 		return;
 	/* No holder and not open: a living owner may just be making it. */
@@ -250,7 +259,7 @@ static void need_segments(struct settlement *settlement)
 	const struct pool *pool = settlement->pool;
 	for (uint32_t i = 0; i < WAITERS_MAX; i++) {
 		struct pool_waiter *waiter = &pool->waiters[i];
-		if (!(load_peer(&waiter->word) & 1))
+		if (!(load_peer(&waiter->word) & 1) || !owner_is_alive(settlement, load_peer(&waiter->owner)))
 			continue;
 		for (uint32_t segment = 0; segment < WAITER_SEGMENTS; segment++) {
 			uint64_t offset = load_peer(&waiter->segment[segment]);
@@ -314,10 +323,11 @@ static void settle_chunks(struct settlement *settlement)
 	chunk_walk(settlement->pool, SPAN_CONNECTION, need_rings, settlement);
 	need_segments(settlement);
 	if (settlement->needed.overflow)
-		complain("no memory to sort out what member %u left; its chunks stay", MEMBER_SLOT(settlement->dead));
+		complain("no memory to sort out what the dead left; their chunks stay");
 	if (settlement->needed.count)
 		qsort(settlement->needed.refs, settlement->needed.count, sizeof *settlement->needed.refs, by_offset);
-	chunk_settle(settlement->pool, settlement->dead, is_needed, settlement);
+	for (uint32_t i = 0; i < settlement->dead_count; i++)
+		chunk_settle(settlement->pool, settlement->dead[i], is_needed, settlement);
 	free(settlement->needed.refs);
 	settlement->needed = (struct chunk_list){0};
 }
@@ -340,21 +350,34 @@ static void free_seat(struct worker *worker, struct seat *seat)
 	*seat = (struct seat){.pidfd = NOWHERE, .link = NOWHERE};
 }
 
+void settle_members(struct worker *worker, const member_ref *dead, uint32_t count)
+{
+	struct pool *pool = &worker->pool;
+	struct settlement settlement = {.worker = worker, .pool = pool, .dead = dead, .dead_count = count};
+	for (uint32_t i = 0; i < count; i++) {
+		settlement.dead_slots[MEMBER_SLOT(dead[i]) / 64] |= 1ULL << MEMBER_SLOT(dead[i]) % 64;
+		member_set_state(pool, dead[i], MEMBER_DEAD);
+	}
+	chunk_walk(pool, SPAN_LISTENER, visit_listener, &settlement);
+	chunk_walk(pool, SPAN_CONNECTION, visit_connection, &settlement);
+	for (uint32_t i = 0; i < count; i++) {
+		waiter_settle(pool, dead[i]);
+		shm_settle(pool, dead[i]);
+	}
+	sweep_keys(pool);
+	settle_chunks(&settlement);
+	for (uint32_t i = 0; i < count; i++) {
+		member_release(pool, dead[i]);
+		/* The pidfd goes last: as long as the keeper has it, a next worker hears of this death again. */
+		if (seat_of(worker, dead[i]))
+			free_seat(worker, &worker->seat[MEMBER_SLOT(dead[i])]);
+	}
+	worker_look_later(worker);
+}
+
 void settle_member(struct worker *worker, member_ref dead)
 {
-	struct settlement settlement = {.worker = worker, .pool = &worker->pool, .dead = dead};
-	member_set_state(&worker->pool, dead, MEMBER_DEAD);
-	chunk_walk(&worker->pool, SPAN_LISTENER, visit_listener, &settlement);
-	chunk_walk(&worker->pool, SPAN_CONNECTION, visit_connection, &settlement);
-	waiter_settle(&worker->pool, dead);
-	shm_settle(&worker->pool, dead);
-	sweep_keys(&worker->pool);
-	settle_chunks(&settlement);
-	member_release(&worker->pool, dead);
-	/* The pidfd goes last: as long as the keeper has it, a next worker hears of this death again. */
-	if (seat_of(worker, dead))
-		free_seat(worker, &worker->seat[MEMBER_SLOT(dead)]);
-	worker_look_later(worker);
+	settle_members(worker, &dead, 1);
 }
 
 void settle_sweep(struct worker *worker)

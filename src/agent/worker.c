@@ -219,6 +219,8 @@ static void recover(struct worker *worker)
 {
 	for (uint32_t at = 0; at < worker->used; at++)
 		recover_holding(worker, at);
+	member_ref left[MEMBERS_MAX];
+	uint32_t count = 0;
 	for (uint32_t slot = 1; slot < MEMBERS_MAX; slot++) {
 		member_ref member = member_ref_of_slot(&worker->pool, slot);
 		if (!member)
@@ -226,11 +228,13 @@ static void recover(struct worker *worker)
 		if (is_left_over(worker, slot, member)) {
 			if (worker->seat[slot].member == 0)
 				worker->seat[slot].member = member;
-			settle_member(worker, member);
+			left[count++] = member;
 		} else if (worker->seat[slot].pidfd != NOWHERE) {
 			member_set_state(&worker->pool, member, MEMBER_LIVE);
 		}
 	}
+	if (count)
+		settle_members(worker, left, count);
 	settle_sweep(worker);
 }
 
@@ -270,7 +274,8 @@ static int64_t patience_ns(const struct worker *worker)
 	return now >= worker->look_at_ns ? 0 : (int64_t)(worker->look_at_ns - now);
 }
 
-static void serve(struct worker *worker, const struct epoll_event *event)
+/* Deaths are gathered, to be settled together. */
+static void serve(struct worker *worker, const struct epoll_event *event, member_ref *dead, uint32_t *count)
 {
 	if (event->data.u64 == CHANNEL_EVENT)
 		_exit(1); /* the keeper never writes: it is gone */
@@ -285,9 +290,14 @@ static void serve(struct worker *worker, const struct epoll_event *event)
 	case HOLDING_LINK:
 		request_serve(worker, at);
 		return;
-	case HOLDING_PIDFD:
-		settle_member(worker, worker->held[at].member);
+	case HOLDING_PIDFD: {
+		const struct seat *seat = seat_of(worker, worker->held[at].member);
+		if (seat && seat->pidfd == at)
+			dead[(*count)++] = seat->member;
+		else
+			holding_drop(worker, at);
 		return;
+	}
 	case HOLDING_NONE:
 	case HOLDING_POOL:
 	case HOLDING_DOORBELL:
@@ -357,6 +367,18 @@ static struct worker *make(struct keeper *keeper, int channel)
 	return worker;
 }
 
+/* Some may have been settled since, on another occasion, and their slots be somebody else's. */
+static void settle_those_left(struct worker *worker, member_ref *dead, uint32_t deaths)
+{
+	uint32_t left = 0;
+	for (uint32_t i = 0; i < deaths; i++) {
+		if (seat_of(worker, dead[i]))
+			dead[left++] = dead[i];
+	}
+	if (left)
+		settle_members(worker, dead, left);
+}
+
 void worker_run(struct keeper *keeper, int channel)
 {
 	struct worker *worker = make(keeper, channel);
@@ -371,9 +393,12 @@ void worker_run(struct keeper *keeper, int channel)
 		ask_again(worker);
 	for (;;) {
 		struct epoll_event events[EVENTS];
+		member_ref dead[EVENTS];
+		uint32_t deaths = 0;
 		int count = port_epoll_wait(worker->epoll, events, EVENTS, patience_ns(worker), NULL);
 		for (int i = 0; i < count; i++)
-			serve(worker, &events[i]);
+			serve(worker, &events[i], dead, &deaths);
+		settle_those_left(worker, dead, deaths);
 		if (worker->look_at_ns && port_now_ns() >= worker->look_at_ns)
 			look(worker);
 		reserve_top_up(worker);

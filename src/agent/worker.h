@@ -82,6 +82,8 @@ void request_link_closed(struct worker *worker, uint32_t at);
 
 /* The member is dead, has left, or never came: everything that it held is given up, its seat is free after. */
 void settle_member(struct worker *worker, member_ref dead);
+/* The same for several, different ones, at the price of one. */
+void settle_members(struct worker *worker, const member_ref *dead, uint32_t count);
 /* Connections that nobody holds, orphaned spans that became empty. */
 void settle_sweep(struct worker *worker);
 

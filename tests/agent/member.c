@@ -319,11 +319,15 @@ static void allocate(uint64_t bytes, uint64_t most)
 	say(0, "%llu", (unsigned long long)count);
 }
 
-static void scribble(void)
+/* Random bytes over the tables, over the first extents, or over every eighth line of both. */
+static void scribble(const char *part)
 {
-	unsigned char *at = pool.base;
-	for (uint64_t done = 0; done < pool.data_at; done += 256) {
-		if (getrandom(at + done, 256, 0) < 0)
+	bool tables = strcmp(part, "data") != 0;
+	uint64_t at = tables ? 0 : pool.data_at;
+	uint64_t end = strcmp(part, "tables") == 0 ? pool.data_at : pool.data_at + 4 * EXTENT_SIZE;
+	uint64_t step = strcmp(part, "some") == 0 ? 8 * CACHE_LINE : CACHE_LINE;
+	for (; at < end; at += step) {
+		if (getrandom(pool.base + at, CACHE_LINE, 0) < 0)
 			break;
 	}
 	say(0, "done");
@@ -387,7 +391,7 @@ static bool obey(char *line)
 	else if (strcmp(word, "gone") == 0)
 		say(0, "%d", agent_look(&link_to_agent));
 	else if (strcmp(word, "scribble") == 0)
-		scribble();
+		scribble(first ? first : "some");
 	else
 		say(-EINVAL, "-");
 	return true;

@@ -237,18 +237,18 @@ struct interest *set_interest(const struct epoll_set *set, uint32_t index)
 	return &set->segment[segment][index - INTERESTS_FIRST * ((1u << segment) - 1)];
 }
 
-/* One more segment; its interests are free. */
-static bool set_grow(struct epoll_set *set)
+/* One more segment of free interests, if there is memory. */
+static void set_grow(struct epoll_set *set)
 {
 	uint32_t row = set->used / INTERESTS_FIRST + 1;
 	unsigned segment = 31u - (unsigned)__builtin_clz(row);
 	uint32_t count = INTERESTS_FIRST << segment;
 
 	if (segment >= INTEREST_SEGMENTS)
-		return false;
+		return;
 	set->segment[segment] = port_private_memory(count * sizeof(struct interest));
 	if (!set->segment[segment])
-		return false;
+		return;
 	for (uint32_t i = count; i-- > 0;) { /* low numbers are used first: the pool's bits stay dense */
 		struct interest *interest = &set->segment[segment][i];
 
@@ -259,7 +259,6 @@ static bool set_grow(struct epoll_set *set)
 		set->free = interest;
 	}
 	set->used += count;
-	return true;
 }
 
 struct interest *interest_find(const struct epoll_set *set, const struct sock *sock, int fd)
@@ -275,9 +274,11 @@ struct interest *interest_create(struct epoll_set *set, struct sock *sock, int f
 {
 	struct interest *interest;
 
-	if (!set->free && !set_grow(set))
-		return NULL;
+	if (!set->free)
+		set_grow(set);
 	interest = set->free;
+	if (!interest)
+		return NULL;
 	set->free = interest->next;
 	interest->next = NULL;
 	interest->sock = sock;

@@ -34,7 +34,7 @@
 
 #include <errno.h>
 
-#define WARM_MOST 16u
+#define WARM_MOST 4u
 #define ASK_WAITS 32u
 #define ASK_US 50u
 #define POLL_WAITS 16u

@@ -327,7 +327,7 @@ static int sleep_in_kernel(struct call *call, const struct sleeper *sleeper, int
 	*bell = (struct pollfd){.fd = sleeper ? sleeper->eventfd : -1, .events = POLLIN};
 	pool_count(&process.pool, COUNTER_SLEEPS, 1);
 	result = port_ppoll(call->kernel, call->count + 1, timeout_ns < 0 ? NULL : &timeout, call->mask);
-	if (result > 0 && bell->revents)
+	if (sleeper && result > 0 && bell->revents)
 		port_read(sleeper->eventfd, &rings, sizeof(rings));
 	return result;
 }

@@ -94,9 +94,10 @@ static int sleep_mixed(struct sock *sock, enum direction direction, int64_t left
 {
 	struct sleeper *sleeper = sleeper_of_thread();
 	struct watch_list list = sock_watches(sock);
-	struct pollfd fds[2] = {
+	struct pollfd fds[3] = {
 		{.fd = sock->fd, .events = direction == DIRECTION_READ ? POLLIN | POLLRDHUP : POLLOUT},
 		{.fd = -1, .events = POLLIN},
+		{.fd = agent_is_gone(&process.link) ? -1 : process.link.fd}, /* only its hang-up */
 	};
 	int64_t limit = sleep_limit_ns();
 	struct timespec timeout;
@@ -122,7 +123,9 @@ static int sleep_mixed(struct sock *sock, enum direction direction, int64_t left
 	if (left >= 0)
 		timeout = (struct timespec){left / 1000000000, left % 1000000000};
 	pool_count(sock->pool, COUNTER_SLEEPS, 1);
-	result = port_ppoll(fds, 2, left >= 0 ? &timeout : NULL, NULL);
+	result = port_ppoll(fds, 3, left >= 0 ? &timeout : NULL, NULL);
+	if (result > 0 && fds[2].revents)
+		agent_look(&process.link); /* from now on in short turns (sleep_limit_ns) */
 	if (watch >= 0) {
 		uint64_t rings;
 		uint32_t interest;

@@ -283,7 +283,7 @@ static void interrupted(enum sleeping_kind kind, int sa_flags)
 			fill_up(fd);
 		call_asleep(&call, kind, fd, kind == SLEEP_RECV || kind == SLEEP_SEND || kind == SLEEP_ACCEPT ? 0 : POLLIN,
 					kind == SLEEP_SEND ? 100000 : 16, 0, 5000);
-		pthread_kill(call.thread, SIGUSR1);
+		call_interrupt(&call);
 		pause_ms(30);
 		say_asleep(&call);
 		say_signals(SIGUSR1, "SIGUSR1");
@@ -332,7 +332,7 @@ static void recv_timeout_interrupted(void)
 		signal_count(SIGUSR1, SA_RESTART);
 		CALL(setsockopt(p.s, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout)));
 		call_asleep(&call, SLEEP_RECV, p.s, 0, 16, 0, 0);
-		pthread_kill(call.thread, SIGUSR1);
+		call_interrupt(&call);
 		call_awake(&call);
 	}
 }

@@ -194,6 +194,8 @@ void call_asleep(struct sleeping_call *call, enum sleeping_kind kind, int fd, in
 				 int timeout_ms);
 /* Is it still asleep? Prints that. */
 void say_asleep(struct sleeping_call *call);
+/* SIGUSR1, if it is still asleep. */
+void call_interrupt(struct sleeping_call *call);
 /* Waits for its end and prints the result. */
 ssize_t call_awake(struct sleeping_call *call);
 

@@ -225,7 +225,6 @@ static void connect_bad_arguments(void)
 	CALL(connect(c, (struct sockaddr *)&address, 3));
 	CALL(connect(c, (struct sockaddr *)&address, 0));
 	CALL(connect(c, NULL, length));
-	CALL(connect(c, (struct sockaddr *)1, length));
 	CALL(connect(-1, (struct sockaddr *)&address, length));
 	CALL(connect(2000, (struct sockaddr *)&address, length));
 	CALL(connect_to(c, "::1", test_shared->port));
@@ -233,6 +232,14 @@ static void connect_bad_arguments(void)
 	c = socket_for("::1");
 	CALL(connect_to(c, "127.0.0.1", test_shared->port));
 	CALL(connect(l, (struct sockaddr *)&address, length));
+}
+
+static void connect_bad_pointer(void)
+{
+	struct sockaddr *volatile bad = (struct sockaddr *)16;
+	int c = socket_for("127.0.0.1");
+
+	CALL(connect(c, bad, sizeof(struct sockaddr_in)));
 }
 
 static void connect_unspec(void)
@@ -530,7 +537,7 @@ static void connect_interrupted(void)
 		signal_count(SIGUSR1, 0);
 		call_asleep(&call, SLEEP_CONNECT, c, 0, 0, 0, 0);
 		say_asleep(&call);
-		pthread_kill(call.thread, SIGUSR1);
+		call_interrupt(&call);
 		call_awake(&call);
 		POLL(c, POLLOUT, 0);
 		set_nonblocking(c, true);
@@ -560,6 +567,7 @@ const struct test_case test_cases[] = {
 	{"connect_after_listener_closed", connect_after_listener_closed, 0},
 	{"connect_after_process_exited", connect_after_process_exited, CASE_NO_PAIR | CASE_ONE_PROCESS},
 	{"connect_bad_arguments", connect_bad_arguments, CASE_NO_PAIR | CASE_ONE_PROCESS},
+	{"connect_bad_pointer", connect_bad_pointer, CASE_NO_PAIR | CASE_ONE_PROCESS},
 	{"connect_unspec", connect_unspec, 0},
 	{"accept_nonblocking", accept_nonblocking, CASE_ANY_PATH},
 	{"accept_flags", accept_flags, CASE_ANY_PATH},

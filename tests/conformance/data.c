@@ -68,13 +68,34 @@ static void data_zero_length(void)
 	}
 }
 
+static void data_bad_counts(void)
+{
+	struct iovec iov = {"x", 1}, *volatile vector = &iov;
+	/* volatile: the compiler must not know better. */
+	volatile int count = -1;
+	struct pair p;
+
+	pair_make(&p);
+	if (client()) {
+		CALL(writev(p.c, vector, count));
+		CALL(readv(p.c, vector, count));
+		count = 5000;
+		CALL(writev(p.c, vector, count));
+		CALL(readv(p.c, vector, count));
+		iov.iov_len = (size_t)-1;
+		CALL(writev(p.c, vector, 1));
+		CALL(readv(p.c, vector, 1));
+		SEND(p.c, "good", 0);
+	}
+	if (server())
+		RECV(p.s, 8, 0);
+}
+
 static void data_bad_pointers(void)
 {
-	struct pair p;
-	/* volatile: the compiler must not know better. */
 	void *volatile bad = (void *)16;
 	struct iovec iov = {bad, 4}, *volatile vector = &iov;
-	volatile int count = -1;
+	struct pair p;
 
 	pair_make(&p);
 	if (client()) {
@@ -83,9 +104,6 @@ static void data_bad_pointers(void)
 		CALL(writev(p.c, vector, 1));
 		CALL(writev(p.c, bad, 1));
 		CALL(sendmsg(p.c, bad, 0));
-		CALL(writev(p.c, vector, count));
-		count = 5000;
-		CALL(writev(p.c, vector, count));
 		SEND(p.c, "good", 0);
 	}
 	if (server()) {
@@ -442,6 +460,7 @@ static void data_splice_pipe(void)
 const struct test_case test_cases[] = {
 	{"data_simple", data_simple, 0},
 	{"data_zero_length", data_zero_length, 0},
+	{"data_bad_counts", data_bad_counts, 0},
 	{"data_bad_pointers", data_bad_pointers, 0},
 	{"data_peek", data_peek, 0},
 	{"data_trunc", data_trunc, 0},

@@ -266,9 +266,11 @@ static void names_v6only(void)
 
 	SET_OPTION(l, IPPROTO_IPV6, IPV6_V6ONLY, 1);
 	OPTION(l, IPPROTO_IPV6, IPV6_V6ONLY);
-	CALL(bind_to(l, "::", 0));
-	getsockname(l, (struct sockaddr *)&address, &length);
-	test_shared->port = ntohs(((struct sockaddr_in6 *)&address)->sin6_port);
+	say("both families have the port:");
+	CALL(bind_to(four, "0.0.0.0", 0));
+	getsockname(four, (struct sockaddr *)&address, &length);
+	test_shared->port = ntohs(((struct sockaddr_in *)&address)->sin_port);
+	CALL(bind_to(l, "::", test_shared->port));
 	CALL(listen(l, 4));
 	CALL(connect_to(c, "127.0.0.1", test_shared->port));
 	close(c);
@@ -278,8 +280,6 @@ static void names_v6only(void)
 	c = socket_for("::1");
 	CALL(connect_to(c, "::1", test_shared->port));
 	CALL_FD(accept(l, NULL, NULL));
-	say("the IPv4 port of the same number is free:");
-	CALL(bind_to(four, "0.0.0.0", test_shared->port));
 	CALL(listen(four, 4));
 	SET_OPTION(l, IPPROTO_IPV6, IPV6_V6ONLY, 0);
 	c = socket_for("127.0.0.1");

@@ -136,17 +136,13 @@ static void options_bad(void)
 	struct pair p;
 	int value = 1;
 	socklen_t length = sizeof(value);
-	void *volatile bad = (void *)16;
 
 	pair_make(&p);
 	if (client()) {
 		CALL(setsockopt(p.c, SOL_SOCKET, SO_TYPE, &value, sizeof(value)));
 		CALL(setsockopt(p.c, SOL_SOCKET, 7777, &value, sizeof(value)));
 		CALL(setsockopt(p.c, IPPROTO_TCP, TCP_NODELAY, &value, 1));
-		CALL(setsockopt(p.c, IPPROTO_TCP, TCP_NODELAY, bad, sizeof(value)));
 		CALL(getsockopt(p.c, SOL_SOCKET, 7777, &value, &length));
-		CALL(getsockopt(p.c, SOL_SOCKET, SO_TYPE, &value, bad));
-		CALL(getsockopt(p.c, SOL_SOCKET, SO_ERROR, bad, &length));
 		length = 2;
 		value = 0;
 		CALL(getsockopt(p.c, SOL_SOCKET, SO_TYPE, &value, &length));
@@ -157,6 +153,23 @@ static void options_bad(void)
 		say("  %d, length %u", value & 0xff, (unsigned)length);
 		length = (socklen_t)-1;
 		CALL(getsockopt(p.c, SOL_SOCKET, SO_ERROR, &value, &length));
+	}
+}
+
+static void options_bad_pointers(void)
+{
+	struct pair p;
+	int value = 1;
+	socklen_t length = sizeof(value);
+	void *volatile bad = (void *)16;
+
+	pair_make(&p);
+	if (client()) {
+		CALL(setsockopt(p.c, IPPROTO_TCP, TCP_NODELAY, bad, sizeof(value)));
+		CALL(getsockopt(p.c, SOL_SOCKET, SO_TYPE, &value, bad));
+		CALL(getsockopt(p.c, SOL_SOCKET, SO_ERROR, bad, &length));
+		CALL(ioctl(p.c, FIONREAD, bad));
+		CALL(ioctl(p.c, FIONBIO, bad));
 	}
 }
 
@@ -362,6 +375,7 @@ const struct test_case test_cases[] = {
 	{"options_inherited", options_inherited, 0},
 	{"options_buffers", options_buffers, 0},
 	{"options_bad", options_bad, 0},
+	{"options_bad_pointers", options_bad_pointers, 0},
 	{"options_nonblock", options_nonblock, 0},
 	{"options_pending", options_pending, 0},
 	{"options_receive_timeout", options_receive_timeout, 0},

@@ -83,15 +83,17 @@ static void fork_last_close_ends(void)
 		RECV(p.c, 32, MSG_DONTWAIT);
 	}
 	if (server()) {
-		CALL(write(step[1], "1", 1));
-		pause_ms(30);
+		if (write(step[1], "1", 1) != 1)
+			give_up("step");
+		pause_ms(50);
 	}
 	if (client()) {
 		RECV(p.c, 32, 0);
 		RECV(p.c, 32, MSG_DONTWAIT);
 	}
 	if (server()) {
-		CALL(write(step[1], "2", 1));
+		if (write(step[1], "2", 1) != 1)
+			give_up("step");
 		wait_child(child);
 	}
 	if (client()) {
@@ -441,7 +443,9 @@ static void passed_by_message(void)
 			if (recvmsg(unix_pair[1], &message, 0) != 1)
 				_exit(1);
 			memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(fd));
-			pause_ms(20);
+			/* The others have said what they did before this one speaks. */
+			poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 5000);
+			pause_ms(30);
 			RECV(fd, 32, 0);
 			SEND(fd, "from far", 0);
 			_exit(0);

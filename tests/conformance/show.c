@@ -215,10 +215,11 @@ void show_so_error(const char *text, int fd)
 		say("%s: %s", text, value == 0 ? "0" : error_name(value));
 }
 
+/* FIN_WAIT1 becomes FIN_WAIT2 when the other side's acknowledgement comes: no telling when. */
 void show_tcp_state(const char *text, int fd)
 {
-	static const char *const names[] = {"?",		 "ESTABLISHED", "SYN_SENT",	  "SYN_RECV", "FIN_WAIT1", "FIN_WAIT2",
-										"TIME_WAIT", "CLOSE",		"CLOSE_WAIT", "LAST_ACK", "LISTEN",	   "CLOSING"};
+	static const char *const names[] = {"?",		 "ESTABLISHED", "SYN_SENT",	  "SYN_RECV", "FIN_WAIT", "FIN_WAIT",
+										"TIME_WAIT", "CLOSE",		"CLOSE_WAIT", "LAST_ACK", "LISTEN",	  "CLOSING"};
 	struct tcp_info info;
 	socklen_t length = sizeof(info);
 

@@ -320,6 +320,12 @@ void say_asleep(struct sleeping_call *call)
 		call->thread = 0;
 }
 
+void call_interrupt(struct sleeping_call *call)
+{
+	if (call->thread)
+		pthread_kill(call->thread, SIGUSR1);
+}
+
 ssize_t call_awake(struct sleeping_call *call)
 {
 	char text[64];

@@ -115,13 +115,18 @@ uint32_t hint_find(struct pool *pool, uint32_t kind)
 	return SPAN_NONE;
 }
 
+/*
+ * Runs are looked for from the end, single spans from the start: small and
+ * large chunks stay apart, which keeps long runs to be had (bench/alloc).
+ */
+
 /* Up to 64 neighbours: in each word, and across to the next, by halving shifts. */
 static uint32_t find_short_run(const struct pool *pool, const shared_u64 *words, uint32_t count)
 {
-	uint64_t low = load_peer(&words[0]);
+	uint64_t high = 0;
 
-	for (uint32_t word = 0; word < pool->hint_words; word++) {
-		uint64_t high = word + 1 < pool->hint_words ? load_peer(&words[word + 1]) : 0;
+	for (uint32_t word = pool->hint_words; word-- > 0;) {
+		uint64_t low = load_peer(&words[word]);
 
 		if (low) {
 			unsigned __int128 bits = (unsigned __int128)high << 64 | low;
@@ -133,28 +138,29 @@ static uint32_t find_short_run(const struct pool *pool, const shared_u64 *words,
 				left -= half;
 			}
 			if ((uint64_t)bits)
-				return word * 64 + (uint32_t)__builtin_ctzll((uint64_t)bits);
+				return word * 64 + 63 - (uint32_t)__builtin_clzll((uint64_t)bits);
 		}
-		low = high;
+		high = low;
 	}
 	return SPAN_NONE;
 }
 
-/* More than 64 neighbours: the end of one word, whole words, the start of one. */
+/* More than 64 neighbours: the start of one word, whole words, the end of one. */
 static uint32_t find_long_run(const struct pool *pool, const shared_u64 *words, uint32_t count)
 {
 	uint64_t length = 0;
 
-	for (uint32_t word = 0; word < pool->hint_words; word++) {
+	for (uint32_t word = pool->hint_words; word-- > 0;) {
 		uint64_t bits = load_peer(&words[word]);
-		uint32_t leading = bits == ~0ULL ? 64 : (uint32_t)__builtin_ctzll(~bits);
+		uint32_t trailing = bits == ~0ULL ? 64 : (uint32_t)__builtin_clzll(~bits);
 
-		if (length + leading >= count)
-			return (uint32_t)((uint64_t)word * 64 - length);
-		if (leading == 64)
+		/* [ .. trailing][length ..: the run ends where `length` does. */
+		if (length + trailing >= count)
+			return (uint32_t)((uint64_t)(word + 1) * 64 + length - count);
+		if (trailing == 64)
 			length += 64;
 		else
-			length = (uint32_t)__builtin_clzll(~bits);
+			length = (uint32_t)__builtin_ctzll(~bits);
 	}
 	return SPAN_NONE;
 }

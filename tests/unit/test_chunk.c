@@ -126,8 +126,11 @@ static void tags_do_not_come_again_when_a_span_is_carved_anew(void **state)
 	uint32_t highest = 0;
 
 	(void)state;
-	/* The first span of the pool is all of these in turn. */
-	static const uint64_t sizes[] = {1024, 64, 4096, SPAN_SIZE, 2048, 3 * SPAN_SIZE, 1024, 256, SPAN_SIZE, 1024};
+	/* The only span that is left is all of these in turn. */
+	static const uint64_t sizes[] = {1024, 64, 4096, SPAN_SIZE, 2048, SPAN_SIZE, 1024, 256, SPAN_SIZE, 1024};
+	for (uint32_t extent = 1; extent < pool->span_count / SPANS_PER_EXTENT; extent++)
+		assert_true(extent_close(&fixture.agent, extent));
+	get(pool, EXTENT_SIZE - SPAN_SIZE, SPAN_GENERIC);
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
 		for (int n = 0; n < 5; n++) {
 			struct chunk_ref ref = get(pool, sizes[i], SPAN_GENERIC);

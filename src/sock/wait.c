@@ -149,6 +149,8 @@ int sock_wait_mixed(struct sock *sock, enum direction direction, uint64_t deadli
 			return 0;
 		if (sock_kernel_part(sock) == KERNEL_NONE)
 			return sock_wait_memory(sock, direction, deadline_ns);
+		if (sock_kernel_part(sock) == KERNEL_ALL)
+			return 0; /* it went to TCP meanwhile: the caller tries again and passes to the kernel, which waits */
 		if (left == 0)
 			return -ETIMEDOUT;
 		error = sleep_mixed(sock, direction, left);

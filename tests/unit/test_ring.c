@@ -63,7 +63,7 @@ static void pair_close(struct pair *pair)
 /* Writes up to n bytes of the pattern; how many. */
 static size_t put(struct pool *pool, struct ring *ring, size_t n)
 {
-	struct ring_area area;
+	struct ring_area area = {0};
 	uint64_t position = load_own(&ring->stream->tail);
 	int64_t room = ring_reserve(pool, ring, n, &area);
 
@@ -92,7 +92,7 @@ static bool is_pattern(const struct ring_area *area, uint64_t position)
 
 static size_t get(struct pool *pool, struct ring *ring, size_t n)
 {
-	struct ring_area area;
+	struct ring_area area = {0};
 	int64_t ready = ring_peek(pool, ring, n, 0, &area);
 
 	assert_true(ready >= 0 && (size_t)ready <= n);
@@ -137,7 +137,7 @@ static void a_ring_grows_while_bytes_wait_in_the_old_one(void **state)
 	pair_open(&pair, RING_SIZE_FIRST);
 	struct pool *pool = &pair.fixture.member;
 	struct ring in = {.stream = pair.stream}, out = in;
-	struct ring_area area;
+	struct ring_area area = {0};
 	struct chunk_usage usage;
 
 	assert_int_equal(put(pool, &in, 4000), 4000);
@@ -250,7 +250,7 @@ static void *consume(void *argument)
 	uint64_t random = mover->seed;
 
 	while (!ring_at_end(&ring)) {
-		struct ring_area area;
+		struct ring_area area = {0};
 		int64_t n = ring_peek(mover->pool, &ring, next_random(&random) % 50000 + 1, 0, &area);
 		uint64_t position = ring.position;
 		bool good;
@@ -352,7 +352,7 @@ static void scribbles_are_refused_and_lead_nowhere(void **state)
 
 	for (int round = 0; round < 100000; round++) {
 		struct ring in = {.stream = pair.stream}, out = in;
-		struct ring_area area;
+		struct ring_area area = {0};
 		unsigned char *bytes = (unsigned char *)pair.stream;
 
 		*pair.stream = good;
@@ -378,7 +378,7 @@ static void scribbles_are_refused_and_lead_nowhere(void **state)
 	assert_true(refused > 1000 && served > 1000);
 	/* The words one by one. */
 	struct ring out = {.stream = pair.stream};
-	struct ring_area area;
+	struct ring_area area = {0};
 	*pair.stream = good;
 	pair.stream->tail = RING_SIZE_FIRST + 1;
 	assert_int_equal(ring_peek(pool, &out, 1 << 20, 0, &area), -EPROTO);

@@ -4,6 +4,7 @@
 #include "stepping.h"
 
 #include <errno.h>
+#include <pool/span.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -311,6 +312,32 @@ static void what_is_kept_of_the_dead_is_freed_later_by_anybody(void **state)
 	chunk_free(&other, small);
 	chunk_free(&other, run);
 	assert_int_equal(chunk_sweep_orphans(&fixture.agent), 0);
+	assert_all_free(&fixture);
+}
+
+/* Stopped, not dead, in the middle of giving back a run whose owner then dies. */
+static void a_run_that_somebody_alive_gives_back_is_left_to_it(void **state)
+{
+	struct pool owner = fixture_join(&fixture), releaser = fixture_join(&fixture);
+	struct chunk_ref run = get(&owner, 8 * SPAN_SIZE, SPAN_GENERIC);
+	uint32_t head = (uint32_t)((run.offset - owner.data_at) / SPAN_SIZE);
+	struct pool_span *spans = &owner.spans[head];
+
+	(void)state;
+	publish(&spans->run, RUN_WORD(run.tag + 1, releaser.self));
+	fixture_bury(&fixture, owner.self);
+	for (int i = 0; i < 8; i++)
+		assert_int_equal(load_peer(&spans[i].owner), owner.self);
+	assert_false(chunk_is_live(&releaser, run, SPAN_GENERIC, 1));
+	run_finish(&releaser, head, releaser.self);
+	assert_int_equal(RUN_RELEASER(load_peer(&spans->run)), 0);
+	assert_all_free(&fixture);
+	/* And one who dies in it is followed by the agent, while the owner lives on. */
+	owner = fixture_join(&fixture);
+	run = get(&owner, 8 * SPAN_SIZE, SPAN_GENERIC);
+	publish(&owner.spans[(run.offset - owner.data_at) / SPAN_SIZE].run, RUN_WORD(run.tag + 1, releaser.self));
+	member_set_state(&fixture.agent, releaser.self, MEMBER_DEAD);
+	chunk_settle(&fixture.agent, releaser.self, NULL, NULL);
 	assert_all_free(&fixture);
 }
 
@@ -633,6 +660,7 @@ int main(void)
 		TEST(empty_spans_go_back_while_the_process_lives),
 		TEST(extents_open_and_close),
 		TEST(what_is_kept_of_the_dead_is_freed_later_by_anybody),
+		TEST(a_run_that_somebody_alive_gives_back_is_left_to_it),
 		TEST(killed_anywhere_it_leaves_a_free_pool),
 		TEST(killed_at_every_instruction_it_leaves_a_free_pool),
 		TEST(two_processes_free_each_others_chunks),

@@ -4,6 +4,7 @@
 #include "stepping.h"
 #include "waits.h"
 
+#include <errno.h>
 #include <pool/shm.h>
 #include <string.h>
 
@@ -203,6 +204,83 @@ static void a_living_holder_of_the_lock_does_not_hold_up_the_sweep(void **state)
 	assert_int_equal(shm_sweep(&fixture.agent, &waits), 0);
 }
 
+/* Three keys in one bucket, by the table's own hash. */
+static void three_in_a_bucket(int32_t keys[3])
+{
+	int found = 0;
+
+	for (int32_t key = 1000; found < 3; key++)
+		if ((uint32_t)key * 2654435769u >> 22 == 5)
+			keys[found++] = key;
+}
+
+static void keys_in_one_bucket_do_not_lose_each_other(void **state)
+{
+	struct pool *pool = &fixture.member;
+	int32_t keys[3];
+	int64_t ids[3];
+
+	(void)state;
+	three_in_a_bucket(keys);
+	for (int gone = 0; gone < 3; gone++) {
+		for (int i = 0; i < 3; i++)
+			ids[i] = shm_get(pool, &caller, keys[i], 64, SHM_CREATE);
+		assert_int_equal(shm_remove(pool, &caller, ids[gone]), 0);
+		int64_t other = shm_get(pool, &caller, 1, 64, SHM_CREATE);
+		for (int i = 0; i < 3; i++)
+			assert_int_equal(shm_get(pool, &caller, keys[i], 0, 0), i == gone ? -ENOENT : ids[i]);
+		for (int i = 0; i < 3; i++)
+			shm_remove(pool, &caller, ids[i]);
+		shm_remove(pool, &caller, other);
+	}
+	/* Links in a circle, which only a broken member makes, end nowhere but do end. */
+	for (int i = 0; i < 3; i++)
+		ids[i] = shm_get(pool, &caller, keys[i], 64, SHM_CREATE);
+	uint32_t last = (uint32_t)(ids[2] & 0xffff), middle = (uint32_t)(ids[1] & 0xffff);
+	pool->keys->key[last - 1].next = middle;
+	pool->keys->key[middle - 1].next = last;
+	alarm(20);
+	assert_int_equal(shm_get(pool, &caller, keys[0], 0, 0), -ENOENT);
+	assert_int_equal(shm_remove(pool, &caller, ids[0]), 0);
+	alarm(0);
+}
+
+/* What each step of a change leaves when its member dies there, made by hand. */
+static void a_change_left_half_done_is_finished_or_undone(void **state)
+{
+	struct pool *pool = &fixture.member;
+	struct pool_keys *keys = pool->keys;
+
+	(void)state;
+	for (int step = 0; step < 3; step++) {
+		struct pool victim = fixture_join(&fixture);
+		int64_t id = shm_get(&victim, &caller, 42, 5000, SHM_CREATE);
+		uint32_t index = (uint32_t)(id & 0xffff) - 1;
+		member_ref dead;
+
+		assert_int_equal(lock_acquire(&victim, &keys->lock, &waits, &dead), LOCK_TAKEN);
+		publish(&keys->changing, index + 1);
+		if (step == 0) /* created, not linked */
+			memset(keys->bucket, 0, sizeof(keys->bucket));
+		if (step == 1) /* taken out of the free list, not created */
+			publish(&keys->key[index].id, 0);
+		if (step == 2) /* being freed: the chunk has gone */
+			chunk_free(&victim, keys->key[index].chunk);
+		member_set_state(&fixture.agent, victim.self, MEMBER_DEAD);
+		assert_int_equal(shm_get(pool, &caller, 42, 0, 0), step == 0 ? id : -ENOENT);
+		assert_int_equal(load_peer(&keys->changing), 0);
+		if (step == 0)
+			assert_int_equal(shm_remove(pool, &caller, id), 0);
+		/* The entry is used again and not lost. */
+		int64_t next = shm_get(pool, &caller, 43, 64, SHM_CREATE);
+		assert_int_equal(next & 0xffff, id & 0xffff);
+		assert_int_equal(shm_remove(pool, &caller, next), 0);
+		bury(victim.self);
+	}
+	chunk_trim(pool, 0);
+	assert_all_free(&fixture);
+}
+
 /* ---- killed at every instruction -------------------------------------------- */
 
 struct victim {
@@ -382,6 +460,8 @@ int main(void)
 		TEST(no_memory_leaves_no_entry),
 		TEST(a_chunk_outlives_its_creator),
 		TEST(a_living_holder_of_the_lock_does_not_hold_up_the_sweep),
+		TEST(keys_in_one_bucket_do_not_lose_each_other),
+		TEST(a_change_left_half_done_is_finished_or_undone),
 		TEST(killed_anywhere_in_a_creation),
 		TEST(killed_anywhere_in_a_removal),
 		TEST(killed_anywhere_in_a_repair),

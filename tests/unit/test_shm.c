@@ -222,7 +222,9 @@ static void keys_in_one_bucket_do_not_lose_each_other(void **state)
 
 	(void)state;
 	three_in_a_bucket(keys);
-	for (int gone = 0; gone < 3; gone++) {
+	for (int round = 1; round < 4; round++) {
+		int gone = round % 3; /* the middle one first */
+
 		for (int i = 0; i < 3; i++)
 			ids[i] = shm_get(pool, &caller, keys[i], 64, SHM_CREATE);
 		assert_int_equal(shm_remove(pool, &caller, ids[gone]), 0);

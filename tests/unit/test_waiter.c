@@ -494,7 +494,7 @@ static void after_a_kicker_killed_anywhere_the_next_one_wakes(void **state)
 		assert_true(waiter_sleep_begin(&waiter));
 		assert_true(waiter_sleep_begin(&exclusive));
 		if (!stride) {
-			stride = step_stride(step_length(kick_once, &victim));
+			stride = 3 * step_stride(step_length(kick_once, &victim)); /* a long walk over the table */
 		} else {
 			result = step_and_kill(kick_once, &victim, n);
 			if (result == STEPPING_IMPOSSIBLE)

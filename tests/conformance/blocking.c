@@ -320,6 +320,37 @@ INTERRUPTED(poll, SLEEP_POLL)
 INTERRUPTED(select, SLEEP_SELECT)
 INTERRUPTED(epoll, SLEEP_EPOLL)
 
+/* What counts is the signal that came, not what other handlers of the process asked for. */
+static void restarted_among_others(int sa_flags, int others)
+{
+	struct sleeping_call call;
+	struct pair p;
+
+	pair_make(&p);
+	if (server()) {
+		signal_count(SIGUSR1, sa_flags);
+		signal_count(SIGUSR2, others);
+		call_asleep(&call, SLEEP_RECV, p.s, 0, 16, 0, 0);
+		call_interrupt(&call);
+		pause_ms(30);
+		say_asleep(&call);
+	}
+	if (client())
+		SEND(p.c, "data", 0);
+	if (server())
+		call_awake(&call);
+}
+
+static void recv_restarted_among_others(void)
+{
+	restarted_among_others(SA_RESTART, 0);
+}
+
+static void recv_interrupted_among_others(void)
+{
+	restarted_among_others(0, SA_RESTART);
+}
+
 /* With a time limit on the socket a signal always ends the call, whatever SA_RESTART says. */
 static void recv_timeout_interrupted(void)
 {
@@ -393,6 +424,8 @@ const struct test_case test_cases[] = {
 	{"select_restarted", select_restarted, 0},
 	{"epoll_interrupted", epoll_interrupted, 0},
 	{"epoll_restarted", epoll_restarted, 0},
+	{"recv_restarted_among_others", recv_restarted_among_others, 0},
+	{"recv_interrupted_among_others", recv_interrupted_among_others, 0},
 	{"recv_timeout_interrupted", recv_timeout_interrupted, 0},
 	{"recv_alarm", recv_alarm, 0},
 	{NULL, NULL, 0},

@@ -151,6 +151,8 @@ int socket_for(const char *ip);
 /* Bound to a port of the kernel's choice, listening; test_shared->port is that port. */
 int listen_at(const char *ip, int backlog);
 int connect_to(int fd, const char *ip, int port);
+/* The local port of a bound socket. */
+int own_port(int fd);
 /* Without it the second small write waits for the acknowledgement of the first: not a time that a transcript can bear.
  */
 void set_nodelay(int fd);

@@ -218,7 +218,7 @@ static void connect_after_process_exited(void)
 
 static void connect_bad_arguments(void)
 {
-	struct sockaddr_storage address;
+	struct sockaddr_storage address = {0};
 	socklen_t length = make_address("127.0.0.1", 9, &address);
 	int c = socket_for("127.0.0.1"), l = listen_at("127.0.0.1", 4);
 
@@ -297,7 +297,7 @@ static void accept_flags(void)
 {
 	int l = listener_make(4), c = -1, s = -1;
 	static const int flags[] = {0, SOCK_NONBLOCK, SOCK_CLOEXEC, SOCK_NONBLOCK | SOCK_CLOEXEC};
-	struct sockaddr_storage address;
+	struct sockaddr_storage address = {0};
 	socklen_t length;
 
 	for (int i = 0; i < 4; i++) {
@@ -456,14 +456,10 @@ static void listener_shutdown(void)
 		CALL(connect_to(c, "127.0.0.1", test_shared->port));
 	}
 	if (server()) {
-		struct sockaddr_in address;
-		socklen_t length = sizeof(address);
-
 		/* The kernel gives it another port: the old one was not bound by name. */
 		CALL(listen(l, 4));
 		REVENTS(l);
-		getsockname(l, (struct sockaddr *)&address, &length);
-		test_shared->port = ntohs(address.sin_port);
+		test_shared->port = own_port(l);
 	}
 	if (client()) {
 		close(c);

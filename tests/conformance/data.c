@@ -323,9 +323,9 @@ static void data_messages(void)
 		say_data("  b", b, got > 4 ? (size_t)got - 4 : 0);
 		message.msg_namelen = 0;
 		message.msg_controllen = 0;
-		got = CALL(recvmsg(p.s, &message, 0));
+		CALL(recvmsg(p.s, &message, 0));
 		say("  flags %x", (unsigned)message.msg_flags);
-		got = CALL(recvmsg(p.s, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC));
+		CALL(recvmsg(p.s, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC));
 		say("  flags %x", (unsigned)message.msg_flags);
 		CALL(recvmsg(p.s, &message, MSG_DONTWAIT));
 	}
@@ -434,7 +434,7 @@ static void data_sendfile(void)
 static void data_splice_pipe(void)
 {
 	struct pair p;
-	int pipe_fd[2];
+	int pipe_fd[2] = {-1, -1};
 
 	pair_make(&p);
 	if (client()) {

@@ -8,7 +8,7 @@
 
 static int bind_to(int fd, const char *ip, int port)
 {
-	struct sockaddr_storage address;
+	struct sockaddr_storage address = {0};
 	socklen_t length = make_address(ip, port, &address);
 
 	return bind(fd, (struct sockaddr *)&address, length);
@@ -45,14 +45,11 @@ static void names_bound(void)
 {
 	int l = socket_for("127.0.0.1");
 	int other = socket_for("127.0.0.1");
-	struct sockaddr_storage address;
-	socklen_t length = sizeof(address);
 
 	CALL(bind_to(l, "127.0.0.1", 0));
 	SOCKNAME(l);
 	PEERNAME(l);
-	getsockname(l, (struct sockaddr *)&address, &length);
-	test_shared->port = ntohs(((struct sockaddr_in *)&address)->sin_port);
+	test_shared->port = own_port(l);
 	CALL(bind_to(l, "127.0.0.1", 0));
 	CALL(bind_to(other, "127.0.0.1", test_shared->port));
 	CALL(bind_to(other, "192.0.2.1", 0));
@@ -230,7 +227,7 @@ static void names_mapped_both(void)
 static void names_bound_client(void)
 {
 	struct pair p;
-	struct sockaddr_storage address;
+	struct sockaddr_storage address = {0};
 	socklen_t length = sizeof(address);
 
 	p.l = p.c = p.s = -1;
@@ -240,8 +237,7 @@ static void names_bound_client(void)
 	if (client()) {
 		p.c = socket_for("127.0.0.1");
 		CALL(bind_to(p.c, "127.0.0.7", 0));
-		getsockname(p.c, (struct sockaddr *)&address, &length);
-		test_shared->value[15] = ntohs(((struct sockaddr_in *)&address)->sin_port);
+		test_shared->value[15] = own_port(p.c);
 		SOCKNAME(p.c);
 		CALL(connect_to(p.c, "127.0.0.1", test_shared->port));
 		SOCKNAME(p.c);
@@ -261,15 +257,12 @@ static void names_v6only(void)
 	int l = socket_for("::1");
 	int four = socket_for("127.0.0.1");
 	int c = socket_for("127.0.0.1");
-	struct sockaddr_storage address;
-	socklen_t length = sizeof(address);
 
 	SET_OPTION(l, IPPROTO_IPV6, IPV6_V6ONLY, 1);
 	OPTION(l, IPPROTO_IPV6, IPV6_V6ONLY);
 	say("both families have the port:");
 	CALL(bind_to(four, "0.0.0.0", 0));
-	getsockname(four, (struct sockaddr *)&address, &length);
-	test_shared->port = ntohs(((struct sockaddr_in *)&address)->sin_port);
+	test_shared->port = own_port(four);
 	CALL(bind_to(l, "::", test_shared->port));
 	CALL(listen(l, 4));
 	CALL(connect_to(c, "127.0.0.1", test_shared->port));

@@ -128,7 +128,7 @@ static void poll_reset(void)
 static void poll_many(void)
 {
 	struct pair p;
-	int pipe_fd[2], event = -1, outside = -1;
+	int pipe_fd[2] = {-1, -1}, event = -1, outside = -1;
 	struct pollfd fds[7];
 	uint64_t one = 1;
 
@@ -174,7 +174,7 @@ static void poll_many(void)
 static void poll_mixed_sleep(void)
 {
 	struct pair p;
-	int pipe_fd[2], timer;
+	int pipe_fd[2] = {-1, -1}, timer;
 	struct pollfd fds[3];
 	struct itimerspec soon = {.it_value = {0, 50000000}};
 	uint64_t begin, ticks;

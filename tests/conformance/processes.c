@@ -54,7 +54,7 @@ static void fork_child_talks(void)
 static void fork_last_close_ends(void)
 {
 	struct pair p;
-	int step[2];
+	int step[2] = {-1, -1};
 	pid_t child = 0;
 	char byte;
 
@@ -289,7 +289,7 @@ static void listener_inherited(void)
 
 static void reuseport(void)
 {
-	struct sockaddr_storage address;
+	struct sockaddr_storage address = {0};
 	int l[2] = {-1, -1}, c, taken[2] = {0, 0};
 	socklen_t length;
 
@@ -299,8 +299,7 @@ static void reuseport(void)
 		length = make_address("127.0.0.1", i ? test_shared->port : 0, &address);
 		CALL(bind(l[i], (struct sockaddr *)&address, length));
 		CALL(listen(l[i], 64));
-		getsockname(l[i], (struct sockaddr *)&address, &length);
-		test_shared->port = ntohs(((struct sockaddr_in *)&address)->sin_port);
+		test_shared->port = own_port(l[i]);
 		set_nonblocking(l[i], true);
 	}
 	for (int round = 0; round < 40; round++) {
@@ -337,7 +336,7 @@ static void reuseport(void)
 
 static void reuseport_two_processes(void)
 {
-	struct sockaddr_storage address;
+	struct sockaddr_storage address = {0};
 	pid_t child[2];
 	int c, answers[2] = {0, 0};
 	socklen_t length;
@@ -346,9 +345,10 @@ static void reuseport_two_processes(void)
 	/* Bound, not listening: it only keeps the port. */
 	setsockopt(keep, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on));
 	length = make_address("127.0.0.1", 0, &address);
-	bind(keep, (struct sockaddr *)&address, length);
-	getsockname(keep, (struct sockaddr *)&address, &length);
-	test_shared->port = ntohs(((struct sockaddr_in *)&address)->sin_port);
+	if (bind(keep, (struct sockaddr *)&address, length) < 0)
+		give_up("bind");
+	test_shared->port = own_port(keep);
+	length = make_address("127.0.0.1", test_shared->port, &address);
 	for (int i = 0; i < 2; i++) {
 		child[i] = fork();
 		if (child[i] == 0) {
@@ -427,7 +427,7 @@ static void passed_by_message(void)
 		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
 	struct cmsghdr *header;
 	struct pair p;
-	int unix_pair[2], fd;
+	int unix_pair[2] = {-1, -1}, fd = -1;
 	pid_t child = 0;
 
 	pair_make(&p);
@@ -440,7 +440,7 @@ static void passed_by_message(void)
 			if (one_process())
 				close(p.c);
 			close(unix_pair[0]);
-			if (recvmsg(unix_pair[1], &message, 0) != 1)
+			if (recvmsg(unix_pair[1], &message, 0) != 1 || !CMSG_FIRSTHDR(&message))
 				_exit(1);
 			memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(fd));
 			/* The others have said what they did before this one speaks. */

@@ -56,6 +56,17 @@ int listen_at(const char *ip, int backlog)
 	return l;
 }
 
+int own_port(int fd)
+{
+	struct sockaddr_storage address = {0};
+	socklen_t length = sizeof(address);
+
+	if (getsockname(fd, (struct sockaddr *)&address, &length) < 0)
+		give_up("getsockname");
+	/* sin_port and sin6_port are at the same place. */
+	return ntohs(((struct sockaddr_in *)&address)->sin_port);
+}
+
 int connect_to(int fd, const char *ip, int port)
 {
 	struct sockaddr_storage address;

@@ -12,7 +12,7 @@
 
 static void accept_in_threads(void)
 {
-	struct sleeping_call call[THREADS];
+	struct sleeping_call call[THREADS] = {0};
 	int l = -1, c[THREADS];
 	unsigned accepted = 0;
 
@@ -65,7 +65,7 @@ static void *send_records(void *argument)
 static void send_in_threads(void)
 {
 	static char all[THREADS * RECORDS * RECORD];
-	struct worker workers[THREADS];
+	struct worker workers[THREADS] = {0};
 	struct pair p;
 
 	pair_make(&p);
@@ -111,7 +111,7 @@ static void *count_bytes(void *argument)
 static void recv_in_threads(void)
 {
 	static unsigned char block[10000];
-	struct worker workers[THREADS];
+	struct worker workers[THREADS] = {0};
 	struct pair p;
 	long total = 0;
 
@@ -141,7 +141,7 @@ static void recv_in_threads(void)
 static void both_directions(void)
 {
 	static unsigned char block[100000];
-	struct worker reader;
+	struct worker reader = {0};
 	struct pair p;
 
 	pair_make(&p);
@@ -168,7 +168,7 @@ static void both_directions(void)
 static void epoll_in_threads(void)
 {
 	struct epoll_event event = {.events = EPOLLIN | EPOLLONESHOT};
-	struct sleeping_call call[THREADS];
+	struct sleeping_call call[THREADS] = {0};
 	struct pair p;
 	int epoll, woken = 0;
 

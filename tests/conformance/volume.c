@@ -164,7 +164,7 @@ static void *echo(void *argument)
 static void ping_pong(void)
 {
 	struct pair p;
-	pthread_t thread;
+	pthread_t thread = 0;
 	int wrong = 0;
 
 	pair_make(&p);
@@ -241,7 +241,7 @@ static void epoll_hundred(void)
 	struct epoll_event event = {.events = EPOLLIN}, events[16];
 	struct loop loop = {-1, -1, -1};
 	int c[CONNECTIONS], rounds[CONNECTIONS] = {0}, done = 0, wrong = 0;
-	pthread_t thread;
+	pthread_t thread = 0;
 
 	if (server())
 		loop.l = listen_at("127.0.0.1", 200);

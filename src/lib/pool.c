@@ -63,7 +63,6 @@ static void wait_wake(shared_u32 *word)
 static uint64_t process_start_time(int pid)
 {
 	char path[32], text[1024];
-	unsigned long long start = 0;
 
 	(void)snprintf(path, sizeof(path), "/proc/%d/stat", pid);
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -78,7 +77,7 @@ static uint64_t process_start_time(int pid)
 	const char *at = strrchr(text, ')');
 	for (int field = 2; at && field < 22; field++)
 		at = strchr(at + 1, ' ');
-	return at ? (start = strtoull(at + 1, NULL, 10)) : start;
+	return at ? strtoull(at + 1, NULL, 10) : 0;
 }
 
 /* Pools without an agent only: there all members see the same process numbers. */

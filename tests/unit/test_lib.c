@@ -103,8 +103,8 @@ static void a_handle_leads_to_the_same_place_in_the_right_pool(void **state)
 	assert_int_equal(unclot_pool_create(&two, -1, SIZE), 0);
 	char *one_memory = unclot_shm_at(pool, unclot_shm_get(pool, 1, 4096, IPC_CREAT));
 	char *two_memory = unclot_shm_at(two, unclot_shm_get(two, 1, 4096, IPC_CREAT));
-	strcpy(one_memory, "one");
-	strcpy(two_memory, "two");
+	memcpy(one_memory, "one", sizeof("one"));
+	memcpy(two_memory, "two", sizeof("two"));
 	assert_int_equal(unclot_handle_make(pool, one_memory, &in_one), 0);
 	assert_int_equal(unclot_handle_make(two, two_memory, &in_two), 0);
 	assert_fails(unclot_handle_make(pool, two_memory, &in_two), EINVAL);
@@ -144,7 +144,7 @@ static void a_forked_child_is_a_member_of_its_own(void **state)
 
 		if (!mine || unclot_shm_ctl(own, id, IPC_STAT, &ds) || ds.nattch != 2)
 			_exit(1);
-		strcpy(mine, "from the child");
+		memcpy(mine, "from the child", sizeof("from the child"));
 		/* A chunk of the child's outlives it. */
 		if (unclot_shm_get(own, 2, 5000, IPC_CREAT) < 0)
 			_exit(2);

@@ -181,7 +181,7 @@ static void a_chunk_outlives_its_creator(void **state)
 	int64_t id = shm_get(&creator, &caller, 4, 1u << 20, SHM_CREATE);
 
 	(void)state;
-	strcpy(attach(&creator, id), "still here");
+	memcpy(attach(&creator, id), "still here", sizeof("still here"));
 	bury(creator.self);
 	struct shm_status status;
 	assert_int_equal(shm_status(&fixture.member, &caller, id, &status), 0);

@@ -19,7 +19,7 @@ import time
 
 SOURCE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TIME_FOR_ALL = 55 * 60
-TIME_FOR_ONE = 20 * 60
+TIME_FOR_ONE = 25 * 60
 COUNT = re.compile(r"^\s*(\d+) passed, (\d+) failed", re.M)
 
 # Another library stands in front of the ASan runtime when a program runs under `unclot run`, which is meant.
@@ -56,8 +56,32 @@ def sanitizer_runtime():
     return os.path.realpath(out.stdout.strip())
 
 
+def descendants(pid):
+    """The process and all that came from it; some runners put their tests into sessions of their own."""
+    parents = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open("/proc/%s/stat" % name) as file:
+                    parents.setdefault(int(file.read().rsplit(")", 1)[1].split()[1]), []).append(int(name))
+            except (OSError, IndexError):
+                pass
+    found = [pid]
+    for one in found:
+        found += parents.get(one, [])
+    return found
+
+
+def kill_all(process):
+    for pid in descendants(process.pid):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
 def run(argv, limit, env=None):
-    """(status, output) of a command; status None when it took too long. Its whole process group ends with it."""
+    """(status, output) of a command; status None when it took too long. What it started ends with it."""
     process = subprocess.Popen(argv, cwd=SOURCE, env=dict(os.environ, **env or {}), stdin=subprocess.DEVNULL,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
                                start_new_session=True)
@@ -65,9 +89,12 @@ def run(argv, limit, env=None):
         out, _ = process.communicate(timeout=max(1.0, limit))
         return process.returncode, out
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        kill_all(process)
         out, _ = process.communicate()
         return None, out
+    except BaseException:
+        kill_all(process)
+        raise
 
 
 def indent(text, lines=60):
@@ -126,7 +153,7 @@ def build(tally, name):
 
 
 def meson_counts(log):
-    """(passed, failed, names of what failed): single tests where cmocka or unittest counted them, else programs."""
+    """(passed, failed, names of what failed): single tests where a runner counted them, else programs."""
     passed = failed = 0
     names = []
     with open(log) as file:
@@ -137,6 +164,9 @@ def meson_counts(log):
             text = (entry.get("stdout") or "") + (entry.get("stderr") or "")
             good = sum(map(int, re.findall(r"\[  PASSED  \] (\d+) test", text)))
             bad = sum(map(int, re.findall(r"\[  FAILED  \] .*?(\d+) test", text)))
+            counts = COUNT.findall(text)
+            if counts:
+                good, bad = map(int, counts[-1])
             ran = sum(map(int, re.findall(r"^Ran (\d+) tests? in", text, re.M)))
             if ran:
                 bad += sum(map(int, re.findall(r"\b(?:failures|errors|unexpected successes)=(\d+)", text)))
@@ -175,15 +205,19 @@ def meson_tests(tally, name):
     tally.add(name + ": meson test", passed, failed, time.monotonic() - start)
 
 
-def drivers():
-    return sorted(glob.glob(os.path.join(SOURCE, "tests", "*", "run.py")))
+def drivers(directory):
+    """Those that `meson test` does not run already, as the test of that name."""
+    _, out = run(["meson", "introspect", "--tests", directory], 60)
+    known = {test["name"] for test in json.loads(out)}
+    return [driver for driver in sorted(glob.glob(os.path.join(SOURCE, "tests", "*", "run.py")))
+            if os.path.basename(os.path.dirname(driver)) not in known]
 
 
 def driver_tests(tally, name, only):
     directory, _, env = BUILDS[name]
     if env:
         env = dict(env, UNCLOT_SANITIZER_RUNTIME=sanitizer_runtime())
-    for driver in drivers():
+    for driver in drivers(directory):
         part = os.path.basename(os.path.dirname(driver))
         if only and part not in only:
             continue
@@ -207,6 +241,7 @@ def main():
     parser.add_argument("--only", action="append", metavar="NAME", help="only `meson` or the driver tests/NAME/run.py")
     options = parser.parse_args()
     os.chdir(SOURCE)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     tally = Tally()
     if not options.only:
         check_layout(tally)

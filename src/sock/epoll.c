@@ -47,11 +47,15 @@ static int ctl_foreign(struct epoll_set *set, int epoll, int operation, int fd, 
 	if (operation == EPOLL_CTL_ADD) {
 		if (set)
 			atomic_fetch_add_explicit(&set->foreign, 1, memory_order_relaxed);
+		if (set && inner)
+			set->has_inner = true;
 		if (inner)
 			set_nest(inner);
 	} else if (operation == EPOLL_CTL_DEL && set && atomic_load_explicit(&set->foreign, memory_order_relaxed)) {
 		atomic_fetch_sub_explicit(&set->foreign, 1, memory_order_relaxed);
 	}
+	if (set) /* what was given to the kernel may be ready at once */
+		atomic_store_explicit(&set->ask_now, 1, memory_order_relaxed);
 	return 0;
 }
 
@@ -164,6 +168,8 @@ int engine_epoll_wait(int epoll, struct epoll_event *events, int max, int64_t ti
 		return -EINVAL;
 	if (!events)
 		return -EFAULT;
+	if (set->has_inner)
+		epoll_sets_settle_nested();
 	return epoll_set_wait(set, epoll, events, max, timeout_ns, mask);
 }
 

@@ -10,7 +10,8 @@
  *                and an event that was fetched before the move is recognised.
  *   LISTENING    both: the kernel's queue with the program's events (level-triggered, it repeats by itself; ONESHOT
  *                and EXCLUSIVE are the kernel's for its half), the pool's queue by a watch.
- *   KERNEL_HINT  both: the kernel's descriptor edge-triggered for everything; an event makes a candidate.
+ *   KERNEL_HINT  both: the kernel's descriptor edge-triggered for what the program wants; an event
+ *                makes a candidate.
  *   KERNEL_NONE  a watch alone.  The kernel's descriptor, an unconnected socket that is always HUP, is not in the set.
  *
  * The set's doorbell, an eventfd, is in the same kernel epoll, edge-triggered: every write is a new edge, so it is
@@ -28,7 +29,7 @@
 #include <errno.h>
 #include <string.h>
 
-#define HINT_EVENTS (EPOLLET | EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI)
+#define HINT_EVENTS (EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM | EPOLLRDHUP | EPOLLPRI)
 
 static struct sock_lock store_lock;
 static _Atomic(struct epoll_set *) *table; /* by descriptor; as long as sock_table */
@@ -353,6 +354,7 @@ void interest_remove(struct interest *interest, bool in_kernel)
 			port_epoll_ctl(set->fd, EPOLL_CTL_DEL, interest->fd, NULL);
 		set->in_kernel--;
 	}
+	set->hints -= interest->placed == PLACED_HINT;
 	interest->placed = PLACED_NOWHERE;
 	candidate_remove(interest);
 	watch_drop(interest);
@@ -412,6 +414,19 @@ static void make_doorbell(struct epoll_set *set)
 		set_ring(set);
 }
 
+void epoll_sets_settle_nested(void)
+{
+	/* New sets are put in front, none is ever taken out: a walk needs no lock once it has begun. */
+	struct epoll_set *set;
+
+	sock_lock(&store_lock);
+	set = store_all;
+	sock_unlock(&store_lock);
+	for (; set; set = set->next)
+		if (atomic_load_explicit(&set->nested, memory_order_relaxed))
+			epoll_set_readable(set);
+}
+
 /* ---- placing ---- */
 
 static enum placed placement_of(const struct sock *sock)
@@ -435,7 +450,8 @@ static int kernel_place(struct interest *interest, enum placed place, bool renew
 {
 	struct epoll_set *set = interest->set;
 	enum placed before = (enum placed)interest->placed;
-	struct epoll_event event = {.events = place == PLACED_HINT ? HINT_EVENTS : interest->events,
+	struct epoll_event event = {.events = place == PLACED_HINT ? EPOLLET | (interest->events & HINT_EVENTS)
+															   : interest->events,
 								.data.u64 = tag_of(interest->index, interest->generation)};
 	int error = 0;
 
@@ -447,7 +463,7 @@ static int kernel_place(struct interest *interest, enum placed place, bool renew
 		if (error < 0)
 			return error;
 		set->in_kernel++;
-	} else if (is_in_kernel(place) && (before != place || (renew && place != PLACED_HINT))) {
+	} else if (is_in_kernel(place) && (before != place || renew)) {
 		if (interest->events & EPOLLEXCLUSIVE) { /* the kernel modifies none of these */
 			port_epoll_ctl(set->fd, EPOLL_CTL_DEL, interest->fd, NULL);
 			error = port_epoll_ctl(set->fd, EPOLL_CTL_ADD, interest->fd, &event);
@@ -455,6 +471,7 @@ static int kernel_place(struct interest *interest, enum placed place, bool renew
 			error = port_epoll_ctl(set->fd, EPOLL_CTL_MOD, interest->fd, &event);
 		}
 	}
+	atomic_store_explicit(&set->ask_now, 1, memory_order_relaxed);
 	return error;
 }
 
@@ -484,9 +501,12 @@ int interest_place(struct interest *interest, bool renew)
 {
 	enum placed place = placement_of(interest->sock);
 	int error = kernel_place(interest, place, renew);
+	bool moved_by_itself;
 
 	if (error < 0)
 		return error;
+	moved_by_itself = !renew && interest->placed == PLACED_HINT && (place == PLACED_MEMORY || place == PLACED_HINT);
+	interest->set->hints += (place == PLACED_HINT) - (interest->placed == PLACED_HINT);
 	interest->placed = (uint8_t)place;
 	if (place == PLACED_KERNEL) {
 		watch_drop(interest);
@@ -496,7 +516,8 @@ int interest_place(struct interest *interest, bool renew)
 	memory_place(interest, place);
 	if (!epoll_sets_hold_ours())
 		atomic_store_explicit(&any_ours, 1, memory_order_relaxed);
-	interest->edge = 1;
+	if (!moved_by_itself) /* what it was told while it was a hint is compared as ever: no new edge */
+		interest->edge = 1;
 	candidate_add(interest);
 	return 0;
 }
@@ -522,7 +543,7 @@ static void inherit(struct epoll_set *set)
 	set->doorbell = -1;
 	set->inherited = set->shared = true;
 	set->free = set->head = set->tail = NULL;
-	set->users = set->sleepers = set->candidates = set->in_kernel = set->polled = 0;
+	set->users = set->sleepers = set->candidates = set->in_kernel = set->polled = set->hints = 0;
 	for (uint32_t index = set->used; index-- > 0;) {
 		struct interest *interest = set_interest(set, index);
 
@@ -533,6 +554,7 @@ static void inherit(struct epoll_set *set)
 			interest->next_of_sock = interest->sock->interests;
 			interest->sock->interests = interest;
 			set->in_kernel += is_in_kernel((enum placed)interest->placed);
+			set->hints += interest->placed == PLACED_HINT;
 		} else {
 			interest->next = set->free;
 			set->free = interest;

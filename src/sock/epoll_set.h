@@ -72,21 +72,24 @@ struct epoll_set {
 	struct interest *head, *tail;
 	int fd; /* one of its descriptors */
 	bool closed;
-	bool unknown;	  /* came from elsewhere: may hold kernel descriptors that we have not seen */
-	bool inherited;	  /* by fork, and not used by this process since */
-	bool shared;	  /* by fork, with the parent */
-	bool nested;	  /* is itself polled, or in another set */
-	bool kernel_turn; /* room for one event only: whose turn is it */
+	bool unknown;		  /* came from elsewhere: may hold kernel descriptors that we have not seen */
+	bool inherited;		  /* by fork, and not used by this process since */
+	bool shared;		  /* by fork, with the parent */
+	_Atomic(bool) nested; /* is itself polled, or in another set */
+	bool kernel_turn;	  /* room for one event only: whose turn is it */
+	bool has_inner;		  /* another set is, or was, in this one */
 	bool has_waiter;
 	int doorbell; /* the waiter's eventfd, or one of our own without a waiter; -1: none yet */
 	struct sleeper sleeper;
 	struct spin spin;
 	const struct pool_endpoint
-		*last_peer;		  /* of whom something came last: where it waits decides whether looking can pay */
-	uint64_t waits;		  /* numbers the waits */
-	uint64_t asked_ticks; /* when the kernel was last asked ... */
-	uint32_t asked_waits; /* ... and waits since */
-	uint32_t used;		  /* interests ever used */
+		*last_peer;			   /* of whom something came last: where it waits decides whether looking can pay */
+	uint64_t waits;			   /* numbers the waits */
+	uint64_t asked_ticks;	   /* when the kernel was last asked ... */
+	uint32_t asked_waits;	   /* ... and waits since */
+	_Atomic(uint32_t) ask_now; /* it had something the last time, or was given something since: ask at the next look */
+	uint32_t hints;			   /* interests in transition: their edges are taken before they are looked at */
+	uint32_t used;			   /* interests ever used */
 	struct interest *free;
 	struct interest *segment[INTEREST_SEGMENTS];
 	struct epoll_set *next; /* all sets */
@@ -121,6 +124,8 @@ struct interest *tag_interest(const struct epoll_set *set, uint64_t data);
 
 /* Makes a thread that sleeps in the set, or polls it, look. */
 void set_ring(struct epoll_set *set);
+/* Before another set or a poll() asks the kernel: nested sets that were drained are no longer readable there. */
+void epoll_sets_settle_nested(void);
 static inline bool set_is_watched(const struct epoll_set *set)
 {
 	return set->nested || set->sleepers != 0;
@@ -137,7 +142,7 @@ void set_announce(struct interest *interest);
 /* The set is itself polled, or in another set: from now on every kick rings, so that the kernel shows it readable. */
 void set_nest(struct epoll_set *set);
 /* For poll() on a nested set: is something of ours ready in it? */
-bool epoll_set_readable(struct epoll_set *set);
+bool epoll_set_readable(struct epoll_set *set); /* also sets the kernel's view of it right */
 int epoll_set_wait(struct epoll_set *set, int fd, struct epoll_event *events, int max, int64_t timeout_ns,
 				   const sigset_t *mask);
 

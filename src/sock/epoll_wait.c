@@ -64,11 +64,12 @@ static bool interest_look(struct interest *interest, uint32_t *news)
 {
 	struct epoll_set *set = interest->set;
 	struct sock *sock = interest->sock;
+	bool transition = interest->placed == PLACED_HINT;
 	uint64_t position;
 	uint32_t ready;
 
 	*news = 0;
-	if (interest->placed == PLACED_HINT) {
+	if (transition) {
 		uint32_t generation = interest->generation;
 
 		sock_unlock(&set->lock); /* offers move on by looking, and that changes sets */
@@ -86,6 +87,8 @@ static bool interest_look(struct interest *interest, uint32_t *news)
 	if (!(interest->events & EPOLLET) || interest->edge || position != interest->position ||
 		ready & ~interest->last_ready)
 		*news = ready;
+	if (*news && transition) /* the state may have moved in the look: what it counts from is what is reported now */
+		position = sock_read_position(sock);
 	interest->edge = 0;
 	interest->position = position;
 	interest->last_ready = ready;
@@ -266,6 +269,8 @@ static bool kernel_is_due(struct epoll_set *set, uint32_t waits, uint32_t us)
 {
 	if (!has_kernel_part(set))
 		return false;
+	if (set->hints || atomic_load_explicit(&set->ask_now, memory_order_relaxed))
+		return true;
 	if (set->nested) /* the doorbell's edge has to be taken, or the set stays readable to who polls it */
 		return true;
 	return set->asked_waits >= waits || port_ticks() - set->asked_ticks >= us * port_ticks_per_us();
@@ -279,6 +284,7 @@ static void kernel_ask(struct wait *wait, int room)
 	set->asked_waits = 0;
 	set->asked_ticks = port_ticks();
 	count = port_epoll_wait(wait->fd, wait->events + wait->count, room, 0, NULL);
+	atomic_store_explicit(&set->ask_now, count > 0, memory_order_relaxed);
 	if (count > 0)
 		translate(wait, count);
 }
@@ -376,6 +382,7 @@ static int sleep_once(struct wait *wait, int64_t timeout_ns)
 	sleep_end(set);
 	set->asked_waits = 0;
 	set->asked_ticks = port_ticks();
+	atomic_store_explicit(&set->ask_now, count > 0, memory_order_relaxed);
 	if (count > 0)
 		translate(wait, count);
 	take_kicked(set);
@@ -517,11 +524,15 @@ void set_announce(struct interest *interest)
 	set_ring(set);
 }
 
-/* Takes what is not ready off the queue, armed; true at the first that is. */
+/* Of a nested set: takes what is not ready off the queue, armed; true, and rung, at the first that is. */
 static bool is_readable(struct epoll_set *set)
 {
+	uint64_t rings;
 	uint32_t left;
 
+	/* An old ring is taken back first; who kicks from here on rings anew, and what is found ready rings below. */
+	if (set->doorbell >= 0)
+		port_read(set->doorbell, &rings, sizeof(rings));
 	take_kicked(set);
 	left = set->candidates;
 	while (!set->closed && left-- > 0 && set->head) {
@@ -531,6 +542,7 @@ static bool is_readable(struct epoll_set *set)
 		if (examine(interest, false)) {
 			interest->edge = 1;
 			candidate_add(interest);
+			set_ring(set);
 			return true;
 		}
 	}
@@ -556,8 +568,7 @@ void set_nest(struct epoll_set *set)
 		set->nested = true;
 		if (set->has_waiter)
 			waiter_sleep_always(&set->sleeper.waiter, true);
-		if (is_readable(set))
-			set_ring(set);
+		is_readable(set);
 	}
 	sock_unlock(&set->lock);
 }

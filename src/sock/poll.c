@@ -36,6 +36,7 @@ struct slot {
 	uint64_t key;
 	uint64_t asked_ticks;
 	uint32_t calls;
+	uint32_t kernel_ready; /* it had something the last time: ask at once */
 	struct spin spin;
 };
 static __thread struct slot slots[SLOTS];
@@ -227,6 +228,7 @@ static int ask_kernel(struct call *call)
 		return 0;
 	fill_kernel(call);
 	result = port_ppoll(call->kernel, call->count, &now, call->mask);
+	call->slot->kernel_ready = result > 0;
 	if (result > 0)
 		merge_kernel(call);
 	return result < 0 ? result : 0;
@@ -345,6 +347,7 @@ static int sleep_once(struct call *call, int64_t timeout_ns)
 		if (sleeper)
 			waiter_sleep_end(&sleeper->waiter);
 		call->slot->calls = 0;
+		call->slot->kernel_ready = result > 0;
 		call->slot->asked_ticks = port_ticks();
 	}
 	unwatch_all(call, sleeper);

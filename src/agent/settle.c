@@ -147,14 +147,31 @@ static void look_at_client(const struct settlement *settlement, const struct con
 	}
 }
 
+/* Somebody holds it, and they are all dead. */
+static bool only_the_dead_hold(const struct settlement *settlement, const struct pool_endpoint *endpoint)
+{
+	uint64_t dead = 0;
+	for (uint32_t i = 0; i < MEMBERS_MAX / 64u; i++) {
+		uint64_t holders = load_peer(&endpoint->holders[i]);
+		if (holders & ~settlement->dead_slots[i])
+			return false;
+		dead |= holders;
+	}
+	return dead != 0;
+}
+
 static void look_at_server(const struct settlement *settlement, const struct connection_ref *ref, member_ref owner)
 {
 	struct pool_endpoint *server = &ref->connection->endpoint[SIDE_SERVER];
 	uint32_t slot;
+	enum handshake state = connection_handshake(ref, &slot);
+	/* Held by the dead alone, whoever accepted it.  Closed before their bits go, so that a crash here is repeated. */
+	if (only_the_dead_hold(settlement, server) && connection_side_open(ref, SIDE_SERVER) &&
+		(state == HANDSHAKE_ACCEPTED || state == HANDSHAKE_WITHDRAWN || state == HANDSHAKE_CONFIRMED))
+		close_side(settlement, ref, SIDE_SERVER);
 	unhold_dead(settlement, server);
 	if (endpoint_has_holders(server))
 		return;
-	enum handshake state = connection_handshake(ref, &slot);
 	/* Taken, and perhaps not even opened. */
 	if (state == HANDSHAKE_TAKEN && !slot_is_alive(settlement, slot))
 		withdraw_offer(settlement, ref);

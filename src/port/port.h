@@ -78,6 +78,8 @@ ssize_t port_pread(int fd, void *buffer, size_t length, int64_t offset);
 /* lseek(SEEK_CUR, 0) and lseek(SEEK_SET). */
 int64_t port_lseek_current(int fd);
 int64_t port_lseek_set(int fd, int64_t offset);
+bool port_is_pipe(int fd);
+int64_t port_size_of(int fd); /* of the file behind it */
 int port_ioctl(int fd, unsigned long request, void *argument);
 int port_fcntl(int fd, int command, long argument);
 int port_open_read(const char *path); /* read-only, close-on-exec */

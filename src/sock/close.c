@@ -49,6 +49,8 @@ void sock_forget_connection(struct sock *sock)
 
 void sock_disconnect(struct sock *sock)
 {
+	if (sock_state_of(sock) == SOCK_OFFERED || sock_state_of(sock) == SOCK_TAKEN)
+		offer_withdraw(sock, REASON_WITHDRAWN);
 	sock_lock(&sock->receive_lock);
 	sock_lock(&sock->send_lock);
 	atomic_store_explicit(&sock->state, SOCK_FRESH, memory_order_release);

@@ -231,18 +231,28 @@ static int connect_decide(struct sock *sock, int fd, const struct sockaddr *addr
 	return connect_offered(sock, fd, address, length);
 }
 
+/* connect(AF_UNSPEC): whatever there was ends; where TCP is beneath, the kernel ends that. */
+static int disconnect(struct sock *sock, int fd, const struct sockaddr *address, socklen_t length)
+{
+	bool direct = sock->direct;
+
+	sock_disconnect(sock);
+	return direct ? 0 : port_connect(fd, address, length);
+}
+
 int engine_connect(struct sock *sock, int fd, const struct sockaddr *address, socklen_t length)
 {
-	switch (sock_state_of(sock)) {
+	enum sock_state state = sock_state_of(sock);
+
+	if (state != SOCK_FRESH && state != SOCK_LISTENING && address && length >= (socklen_t)sizeof(sa_family_t) &&
+		address->sa_family == AF_UNSPEC)
+		return disconnect(sock, fd, address, length);
+	switch (state) {
 	case SOCK_FRESH:
 		return connect_decide(sock, fd, address, length);
 	case SOCK_SHM:
 		if (!sock->direct)
 			return ENGINE_PASS; /* the kernel's socket is connected and says what TCP says */
-		if (address && length >= (socklen_t)sizeof(sa_family_t) && address->sa_family == AF_UNSPEC) {
-			sock_disconnect(sock);
-			return 0;
-		}
 		if (sock->connecting) {
 			sock->connecting = 0;
 			if (atomic_load_explicit(&sock->nonblock, memory_order_relaxed))

@@ -98,13 +98,13 @@ static ssize_t receive_once(struct sock *sock, int fd, struct cursor *cursor, si
 	return n;
 }
 
-static void fill_message(struct msghdr *message)
+static void fill_message(struct msghdr *message, int flags)
 {
 	if (!message)
 		return;
 	message->msg_namelen = 0; /* as TCP: a connected stream has no source address to tell */
 	message->msg_controllen = 0;
-	message->msg_flags = 0;
+	message->msg_flags = flags & MSG_CMSG_CLOEXEC; /* which the kernel hands back */
 }
 
 /* Skips empty buffers so that the cursor always points at room. */
@@ -134,7 +134,9 @@ ssize_t engine_recv(struct sock *sock, int fd, const struct iovec *iov, int coun
 	if (length < 0)
 		return length;
 	if (length == 0) {
-		fill_message(message);
+		if (flags & MSG_DONTWAIT && !(sock_readiness(sock) & EPOLLIN))
+			return -EAGAIN;
+		fill_message(message, flags);
 		return 0;
 	}
 	cursor_start(&cursor, iov, count);
@@ -173,7 +175,7 @@ ssize_t engine_recv(struct sock *sock, int fd, const struct iovec *iov, int coun
 			break;
 		}
 	}
-	fill_message(message);
+	fill_message(message, flags);
 	return done;
 }
 
@@ -386,6 +388,8 @@ ssize_t engine_sendfile(struct sock *sock, int fd, int in_fd, int64_t *offset, s
 		return ENGINE_PASS;
 	if (count > TRANSFER_MOST)
 		count = TRANSFER_MOST;
+	if (!offset && port_lseek_current(in_fd) == -ESPIPE && !port_is_pipe(in_fd))
+		return -EINVAL; /* a socket, a terminal: not what sendfile() reads from */
 	while (done < count) {
 		ssize_t n;
 

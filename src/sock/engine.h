@@ -14,6 +14,7 @@
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/epoll.h>
@@ -33,8 +34,15 @@ struct sock;
 void engine_start(void);
 /* false: nothing is ours and nothing ever will be in this process; hooks go straight on. */
 bool engine_is_on(void);
-/* sock_find() for the preload library. */
-struct sock *engine_find(int fd);
+/* sock_find() for the preload library: one load for descriptors that are not ours. */
+extern _Atomic(struct sock *) *sock_table;
+extern unsigned sock_table_size;
+static inline struct sock *engine_find(int fd)
+{
+	if ((unsigned)fd >= sock_table_size)
+		return NULL;
+	return atomic_load_explicit(&sock_table[fd], memory_order_acquire);
+}
 
 /* After the kernel made it: AF_INET/AF_INET6 SOCK_STREAM/TCP sockets become FRESH. */
 void engine_socket_made(int fd, int domain, int type, int protocol);

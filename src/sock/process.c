@@ -52,6 +52,12 @@ static bool join(const char *path)
 		port_complain("%s: %s; going on over TCP", path, join_error_sentence(error));
 		return false;
 	}
+	if (port_size_of(welcome.pool_fd) != (int64_t)welcome.pool_size) {
+		port_complain("%s: the agent hands out a pool of another size than it says; going on over TCP", path);
+		port_close(welcome.pool_fd);
+		agent_leave(&process.link);
+		return false;
+	}
 	base = port_map_pool(welcome.pool_fd, welcome.pool_size, &error);
 	port_close(welcome.pool_fd);
 	if (!base) {
@@ -112,11 +118,6 @@ void engine_start(void)
 bool engine_is_on(void)
 {
 	return process.attached;
-}
-
-struct sock *engine_find(int fd)
-{
-	return sock_find(fd);
 }
 
 /* ---- fork ---- */

@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #ifndef SO_NETNS_COOKIE
 #define SO_NETNS_COOKIE 71
@@ -200,4 +201,19 @@ int64_t port_lseek_current(int fd)
 int64_t port_lseek_set(int fd, int64_t offset)
 {
 	return kernel(SYS_lseek, fd, offset, SEEK_SET);
+}
+
+bool port_is_pipe(int fd)
+{
+	struct stat status;
+
+	return kernel(SYS_fstat, fd, &status) == 0 && S_ISFIFO(status.st_mode);
+}
+
+int64_t port_size_of(int fd)
+{
+	struct stat status;
+	int64_t error = kernel(SYS_fstat, fd, &status);
+
+	return error < 0 ? error : status.st_size;
 }

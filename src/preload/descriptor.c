@@ -106,8 +106,10 @@ HOOK void closefrom(int first)
 
 static int told_of_duplicate(int fd, int copy)
 {
-	if (copy >= 0 && fd != copy && engine_is_on() && is_known(fd))
+	if (copy >= 0 && fd != copy && engine_is_on() && is_known(fd)) {
 		engine_duplicated(fd, copy);
+		stdio_duplicated(copy);
+	}
 	return copy;
 }
 

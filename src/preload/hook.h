@@ -69,6 +69,8 @@ int hook_dup2(int fd, int target);
 void forget_descriptor(int fd);
 /* Standard streams that libc opened on descriptors of ours get streams of ours (stdio.c). */
 void stdio_start(void);
+/* A descriptor became `fd` by duplication: the standard streams follow. */
+void stdio_duplicated(int fd);
 void stdio_fork_prepare(void);
 void stdio_fork_done(void);
 /* Registers the fork handlers (process.c). */

@@ -5,8 +5,8 @@
  * libc's streams read and write by internal names that no library can stand
  * in front of.  So a stream on a descriptor of ours is one with read, write and
  * close functions of ours (fopencookie), and fileno() is answered from a
- * small table.  A program that inherited such a socket as its standard input or output
- * gets streams of ours in stdin, stdout and stderr.
+ * small table.  Where such a socket is, or becomes by dup2(), the standard input or output,
+ * stdin, stdout and stderr are streams of ours from then on; these serve any other descriptor as well.
  *
  * Invariant: a cookie is in the list exactly while its stream is open.
  */
@@ -214,15 +214,27 @@ HOOK int __dprintf_chk(int fd, int flag, const char *format, ...)
 
 /* ---- standard streams ---- */
 
+static FILE **standard_stream(int fd)
+{
+	return fd == 0 ? &stdin : fd == 1 ? &stdout : &stderr;
+}
+
+void stdio_duplicated(int fd)
+{
+	if (fd > 2 || !engine_find(fd) || cookie_fd(*standard_stream(fd)) == fd)
+		return;
+	FILE *stream = cookie_open(fd, fd == 0 ? "r" : "w");
+	if (!stream)
+		return;
+	if (fd == 2)
+		setvbuf(stream, NULL, _IONBF, 0);
+	if (fd > 0)
+		fflush(*standard_stream(fd));
+	*standard_stream(fd) = stream;
+}
+
 void stdio_start(void)
 {
-	FILE *stream;
-	if (engine_find(0) && (stream = cookie_open(0, "r")))
-		stdin = stream;
-	if (engine_find(1) && (stream = cookie_open(1, "w")))
-		stdout = stream;
-	if (engine_find(2) && (stream = cookie_open(2, "w"))) {
-		setvbuf(stream, NULL, _IONBF, 0);
-		stderr = stream;
-	}
+	for (int fd = 0; fd <= 2; fd++)
+		stdio_duplicated(fd);
 }

@@ -72,7 +72,13 @@ def descendants(pid):
     return found
 
 
-def kill_all(process):
+def end_all(process):
+    """Asks first, so that runners stop the agents that they started; then makes sure."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.communicate(timeout=10)
+    except subprocess.TimeoutExpired:
+        pass
     for pid in descendants(process.pid):
         try:
             os.kill(pid, signal.SIGKILL)
@@ -89,11 +95,11 @@ def run(argv, limit, env=None):
         out, _ = process.communicate(timeout=max(1.0, limit))
         return process.returncode, out
     except subprocess.TimeoutExpired:
-        kill_all(process)
+        end_all(process)
         out, _ = process.communicate()
         return None, out
     except BaseException:
-        kill_all(process)
+        end_all(process)
         raise
 
 

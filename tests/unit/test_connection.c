@@ -5,7 +5,7 @@
  * and wherever a closer is killed.
  */
 #include "fixture.h"
-#include "stepping.h"
+#include "pausing.h"
 
 #include <errno.h>
 #include <pool/connection.h>
@@ -364,6 +364,62 @@ static void a_close_cut_short_anywhere_is_finished_by_the_agent(void **state)
 	}
 }
 
+static void close_client(void *context)
+{
+	struct victim *victim = context;
+
+	connection_close_side(&victim->pool, &victim->ref, SIDE_CLIENT, false);
+}
+
+static void assert_untouched(const struct connection_ref *ref)
+{
+	struct chunk_ref chunks[2];
+
+	assert_int_equal(flags(ref, SIDE_CLIENT) | flags(ref, SIDE_SERVER), 0);
+	assert_true(connection_side_open(ref, SIDE_CLIENT) && connection_side_open(ref, SIDE_SERVER));
+	assert_int_equal(connection_handshake(ref, NULL), HANDSHAKE_NEW);
+	for (int side = 0; side < 2; side++) {
+		assert_false(stream_is_finished(&ref->connection->stream[side]));
+		stream_chunks(&ref->connection->stream[side], chunks);
+		assert_true(chunk_is_live(&fixture.member, chunks[0], SPAN_GENERIC, RING_SIZE_FIRST));
+	}
+}
+
+static void a_closer_stopped_anywhere_spares_the_chunks_next_life(void **state)
+{
+	long stride = 0;
+	pid_t child = 1;
+	int again = 0;
+
+	(void)state;
+	for (long n = 0; child; n += stride) {
+		struct victim victim = {.pool = fixture_join(&fixture), .ref = make(&fixture.member, true, true)};
+		struct connection_ref next;
+
+		send_bytes(&fixture.member, &victim.ref, SIDE_SERVER, 10);
+		if (!stride) {
+			stride = step_stride(step_length(close_client, &victim));
+		} else {
+			child = pause_after(close_client, &victim, n);
+			if (child < 0)
+				skip();
+		}
+		/* As the agent would; by the owner, so that the chunk is the next one to be had. */
+		connection_close_side(&fixture.member, &victim.ref, SIDE_CLIENT, false);
+		connection_close_side(&fixture.member, &victim.ref, SIDE_SERVER, false);
+		next = make(&fixture.member, true, true);
+		again += next.offset == victim.ref.offset;
+		if (child > 1)
+			assert_true(pause_end(child));
+		assert_untouched(&next);
+		connection_close_side(&fixture.member, &next, SIDE_CLIENT, false);
+		connection_close_side(&fixture.member, &next, SIDE_SERVER, false);
+		assert_int_equal(used(), 0);
+		fixture_bury(&fixture, victim.pool.self);
+	}
+	assert_true(again > 5); /* else this tested nothing */
+}
+
 static void make_and_queue(void *context)
 {
 	struct victim *victim = context;
@@ -411,6 +467,57 @@ static void a_connection_half_made_is_never_taken_for_one(void **state)
 		fixture_bury(&fixture, victim.pool.self);
 		assert_int_equal(used(), 0);
 	}
+}
+
+struct maker {
+	struct pool pool;
+	struct connection_ref *made; /* shared */
+};
+
+static void make_slowly(void *context)
+{
+	struct maker *maker = context;
+
+	if (connection_create(&maker->pool, maker->made) != 0 ||
+		connection_add_rings(&maker->pool, maker->made, RING_SIZE_FIRST) != 0 || !connection_open_server(maker->made))
+		_exit(1);
+}
+
+static void look_and_sweep(void *context, struct chunk_ref chunk, member_ref owner, enum span_kind kind)
+{
+	struct connection_ref ref;
+
+	(void)owner;
+	(void)kind;
+	if (connection_find(context, chunk.offset, &ref))
+		connection_sweep(context, &ref);
+}
+
+static void a_sweep_spares_what_is_being_made(void **state)
+{
+	long stride = 0;
+	pid_t child = 1;
+
+	(void)state;
+	struct connection_ref *made = mmap(NULL, sizeof(*made), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	assert_ptr_not_equal(made, MAP_FAILED);
+	struct maker maker = {.pool = fixture_join(&fixture), .made = made};
+	for (long n = 0; child; n += stride) {
+		if (!stride) {
+			stride = step_stride(step_length(make_slowly, &maker));
+		} else {
+			child = pause_after(make_slowly, &maker, n);
+			if (child < 0)
+				skip();
+		}
+		chunk_walk(&fixture.agent, SPAN_CONNECTION, look_and_sweep, &fixture.agent);
+		if (child > 1)
+			assert_true(pause_end(child));
+		assert_untouched(made);
+		close_both(&(struct victim){.pool = fixture.member, .ref = *made});
+	}
+	assert_int_equal(used(), 0);
+	munmap(made, sizeof(*made));
 }
 
 static void random_bytes_crash_nobody(void **state)
@@ -462,6 +569,8 @@ int main(void)
 		TEST(of_two_last_holders_one_notices),
 		TEST(owner_and_agent_close_both_sides_at_once),
 		TEST(a_close_cut_short_anywhere_is_finished_by_the_agent),
+		TEST(a_closer_stopped_anywhere_spares_the_chunks_next_life),
+		TEST(a_sweep_spares_what_is_being_made),
 		TEST(a_connection_half_made_is_never_taken_for_one),
 		TEST(random_bytes_crash_nobody),
 	};

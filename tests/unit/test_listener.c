@@ -5,7 +5,7 @@
  * and loses nobody's connection but its own.
  */
 #include "fixture.h"
-#include "stepping.h"
+#include "pausing.h"
 
 #include <errno.h>
 #include <pool/listener.h>
@@ -491,6 +491,63 @@ static void killed_at_any_instruction_the_queue_works_on(void **state)
 	assert_int_equal(used(), 0);
 }
 
+static void push_it(void *context)
+{
+	struct victim *victim = context;
+
+	if (listener_push(&victim->pool, &victim->listener, &victim->ref) == 0)
+		_exit(1);
+}
+
+static void push_it_well(void *context)
+{
+	struct victim *victim = context;
+
+	_exit(listener_push(&victim->pool, &victim->listener, &victim->ref) != 0);
+}
+
+static void a_client_stopped_anywhere_spares_the_next_listener(void **state)
+{
+	struct pool *pool = &fixture.member;
+	struct pool client = fixture_join(&fixture);
+	long stride = 0;
+	pid_t child = 1;
+	(void)state;
+
+	for (long n = 0; child; n += stride) {
+		struct listener_ref listener = listen_with(10), next;
+		struct victim victim = {.pool = client, .listener = listener, .ref = queued(&listener)};
+		struct connection_ref ref, out;
+
+		if (!stride) {
+			stride = step_stride(step_length(push_it_well, &victim));
+		} else {
+			child = pause_after(push_it, &victim, n);
+			if (child < 0)
+				skip();
+		}
+		listener_close(pool, &listener, NULL, NULL);
+		/* The same chunk listens again, its queue at the same place as before. */
+		next = listen_with(10);
+		assert_int_equal(next.offset, listener.offset);
+		if (child > 1)
+			pause_end(child);
+		for (int i = 0; i < 3; i++) {
+			ref = queued(&next);
+			assert_int_equal(listener_push(pool, &next, &ref), 0);
+			assert_int_equal(listener_waiting(&next) > 0, 1);
+			assert_int_equal(listener_pop(pool, &next, pool->self, &out), 0);
+			assert_int_equal(out.offset, ref.offset);
+			close_both(&ref);
+		}
+		assert_int_equal(listener_pop(pool, &next, pool->self, &out), -EAGAIN);
+		assert_int_equal(load_peer(&next.listener->tail), load_peer(&next.listener->head));
+		listener_close(pool, &next, NULL, NULL);
+		connection_move(&victim.ref, HANDSHAKE_QUEUED, HANDSHAKE_WITHDRAWN, 0);
+		close_both(&victim.ref);
+	}
+}
+
 static void random_bytes_crash_and_hang_nobody(void **state)
 {
 	struct pool *pool = &fixture.member;
@@ -537,6 +594,7 @@ int main(void)
 		TEST(who_pushes_while_it_closes_is_refused_and_never_forgotten),
 		TEST(clients_and_acceptors_may_die_or_stop_anywhere),
 		TEST(killed_at_any_instruction_the_queue_works_on),
+		TEST(a_client_stopped_anywhere_spares_the_next_listener),
 		TEST(random_bytes_crash_and_hang_nobody),
 	};
 

@@ -5,6 +5,7 @@
  * and nothing that is scribbled on a stream leads outside the pool.
  */
 #include "fixture.h"
+#include "pausing.h"
 
 #include <errno.h>
 #include <pool/ring.h>
@@ -192,7 +193,8 @@ static void a_successor_goes_on_where_a_producer_died(void **state)
 	assert_int_equal(put(pool, &first, 1000), 1000);
 	assert_int_equal(put(pool, &second, 1000), 1000);
 	assert_int_equal(ring_resize(pool, &first, 8192), 0);
-	assert_int_equal(put(pool, &second, 3000), 3000);
+	assert_int_equal(put(pool, &second, 1000), 1000); /* would have fitted into the old one */
+	assert_int_equal(put(pool, &second, 2000), 2000);
 	assert_int_equal(put(pool, &first, 3000), 3000);
 	assert_int_equal(ring_size(&second), 8192);
 	assert_int_equal(get(pool, &out, 100000), 2000);
@@ -325,6 +327,64 @@ static void processes_share_the_reading_side(void **state)
 	pair_close(&pair);
 }
 
+/* ---- stopped anywhere ------------------------------------------------------ */
+
+static void read_all_there_is(void *context)
+{
+	struct mover *mover = context;
+	struct ring ring = {.stream = mover->stream};
+	struct ring_area area = {0};
+	int64_t n;
+
+	while ((n = ring_peek(mover->pool, &ring, 25, 0, &area)) > 0) {
+		bool good = is_pattern(&area, ring.position);
+
+		if (ring_consume(&ring, (size_t)n, true) && !good)
+			_exit(1);
+	}
+	if (n < 0)
+		_exit(2);
+}
+
+static void a_reader_stopped_anywhere_misleads_no_other(void **state)
+{
+	struct pair pair;
+	long stride = 0;
+	pid_t child = 1;
+	(void)state;
+	pair_open(&pair, RING_SIZE_FIRST);
+	struct pool *pool = &pair.fixture.member;
+	struct pool other = fixture_join(&pair.fixture);
+	struct mover reader = {.pool = &other, .stream = pair.stream, .shared = true};
+	struct ring in = {.stream = pair.stream};
+
+	for (long n = 0; child; n += stride) {
+		/* A hand-over on its way, then several more while one reader is stopped. */
+		put(pool, &in, 40);
+		assert_int_equal(ring_resize(pool, &in, 8192), 0);
+		put(pool, &in, 40);
+		if (!stride) {
+			stride = step_stride(step_length(read_all_there_is, &reader));
+		} else {
+			child = pause_after(read_all_there_is, &reader, n);
+			if (child < 0)
+				skip();
+		}
+		for (uint64_t size = RING_SIZE_FIRST; size <= 32768; size *= 2) {
+			read_all_there_is(&(struct mover){.pool = pool, .stream = pair.stream});
+			ring_reap(pool, &in);
+			assert_int_equal(ring_resize(pool, &in, size), 0);
+			assert_int_equal(put(pool, &in, 40), 40);
+		}
+		if (child > 1)
+			assert_true(pause_end(child));
+		read_all_there_is(&(struct mover){.pool = pool, .stream = pair.stream});
+		assert_int_equal(load_peer(&pair.stream->head), load_peer(&pair.stream->tail));
+		assert_int_equal(load_peer(&pair.stream->consumer_epoch), load_peer(&pair.stream->producer_epoch));
+	}
+	pair_close(&pair);
+}
+
 /* ---- hostile input -------------------------------------------------------- */
 
 static void assert_inside(const struct pool *pool, const struct ring_area *area)
@@ -408,6 +468,7 @@ int main(void)
 		cmocka_unit_test(a_successor_goes_on_where_a_producer_died),
 		cmocka_unit_test(threads_stream_through_changing_rings),
 		cmocka_unit_test(processes_share_the_reading_side),
+		cmocka_unit_test(a_reader_stopped_anywhere_misleads_no_other),
 		cmocka_unit_test(scribbles_are_refused_and_lead_nowhere),
 	};
 

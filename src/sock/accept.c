@@ -32,9 +32,10 @@ void listener_release(struct sock *sock)
 	struct listener_ref ref = sock->listener;
 	struct pool_endpoint endpoint;
 
-	if (!ref.listener)
+	if (!ref.listener || !sock->holds)
 		return;
-	sock->listener.listener = NULL;
+	sock->listener.tag = 0;
+	sock->holds = false;
 	if (!endpoint_unhold(&ref.listener->endpoint, process.pool.self))
 		return;
 	endpoint = ref.listener->endpoint;
@@ -78,13 +79,13 @@ static int listener_make(struct sock *sock, int fd, int backlog)
 	publish(&ref.listener->backlog, (uint32_t)(backlog < 0 ? 0 : backlog) + 1);
 	sock->listener = ref;
 	sock->endpoint = endpoint;
+	sock->holds = true;
 	sock->peer = NULL;
 	atomic_store_explicit(&sock->state, SOCK_LISTENING, memory_order_release);
 	listener_open(&ref);
 	error = directory_add_listener(pool, &ref);
 	if (error < 0) {
 		atomic_store_explicit(&sock->state, SOCK_FRESH, memory_order_release);
-		sock->endpoint = NULL;
 		listener_release(sock);
 		return error;
 	}
@@ -137,6 +138,7 @@ struct sock *engine_adopt(int fd)
 		if (listener_is_open(&ref)) {
 			sock->listener = ref;
 			sock->endpoint = &ref.listener->endpoint;
+			sock->holds = true;
 			atomic_store_explicit(&sock->state, SOCK_LISTENING, memory_order_release);
 			return sock;
 		}

@@ -25,8 +25,9 @@ static void let_go(struct sock *sock, bool reset)
 	struct connection_ref ref = sock->connection;
 	struct watch_list peer = {.endpoint = sock->peer};
 
-	if (!sock->endpoint)
+	if (!sock->holds)
 		return;
+	sock->holds = false;
 	if (endpoint_unhold(sock->endpoint, process.pool.self)) {
 		connection_close_side(sock->pool, &ref, (enum side)sock->side, reset);
 		wake_endpoint(sock->pool, &peer, DIRECTION_READ, NULL);
@@ -37,8 +38,6 @@ static void let_go(struct sock *sock, bool reset)
 static void detach(struct sock *sock)
 {
 	connect_port_released(sock);
-	sock->endpoint = sock->peer = NULL;
-	sock->connection.connection = NULL;
 }
 
 void sock_forget_connection(struct sock *sock)
@@ -72,7 +71,7 @@ void sock_close(struct sock *sock)
 	if (sock_state_of(sock) == SOCK_LISTENING) {
 		wake_own(sock, DIRECTION_READ);
 		listener_release(sock);
-	} else if (sock->endpoint) {
+	} else if (sock->holds) {
 		if (sock_state_of(sock) == SOCK_SHM) {
 			sock_switch_sending(sock);
 			wake_all(sock);
@@ -116,7 +115,6 @@ int engine_shutdown(struct sock *sock, int fd, int how)
 			sock_lock(&sock->receive_lock);
 			wake_own(sock, DIRECTION_READ);
 			atomic_store_explicit(&sock->state, SOCK_FRESH, memory_order_release);
-			sock->endpoint = NULL;
 			listener_release(sock);
 			sock_unlock(&sock->receive_lock);
 			epoll_sock_changed(sock);

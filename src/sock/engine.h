@@ -97,6 +97,10 @@ int engine_epoll_wait(int epoll, struct epoll_event *events, int max, int64_t ti
 int engine_poll(struct pollfd *fds, nfds_t count, int64_t timeout_ns, const sigset_t *mask);
 int engine_select(int count, fd_set *reads, fd_set *writes, fd_set *excepts, int64_t timeout_ns, const sigset_t *mask);
 
+/* ---- signals ---- */
+/* A handler of the program is about to run on this thread; `restart`: it was set with SA_RESTART. Async-signal-safe. */
+void engine_signal_arrived(bool restart);
+
 /* ---- processes ---- */
 /* Around fork(): prepare in the parent before, then one of the two.  `child` false on the parent's side (also when fork
  * failed). */

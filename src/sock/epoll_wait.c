@@ -52,6 +52,7 @@ struct wait {
 	uint64_t number;
 	const sigset_t *mask;
 	uint32_t cpu; /* + 1; 0: not known yet */
+	struct signal_mark signals;
 };
 
 /* ---- examining ---- */
@@ -333,7 +334,7 @@ static void look_for_a_while(struct wait *wait, int64_t timeout_ns)
 		}
 		if (wait->count < wait->max && has_kernel_part(set) && port_ticks() - set->asked_ticks > SPIN_ASK_US * us)
 			kernel_ask(wait, wait->max - wait->count);
-	} while (wait->count == 0 && port_ticks() - start < budget);
+	} while (wait->count == 0 && port_ticks() - start < budget && !signals_came(&wait->signals));
 	spin_result(&set->spin, wait->count != 0);
 	pool_count(&process.pool, wait->count ? COUNTER_SPIN_HITS : COUNTER_SPIN_MISSES, 1);
 }
@@ -455,6 +456,8 @@ static int wait_found(struct wait *wait, uint64_t deadline_ns, int64_t timeout_n
 	}
 	if (wait->count == 0)
 		look_for_a_while(wait, timeout_ns);
+	if (wait->count == 0 && signals_came(&wait->signals))
+		return -EINTR; /* while looking: as if it had slept */
 	while (wait->count == 0) {
 		int64_t left = time_left(deadline_ns);
 
@@ -472,7 +475,7 @@ static int wait_found(struct wait *wait, uint64_t deadline_ns, int64_t timeout_n
 int epoll_set_wait(struct epoll_set *set, int fd, struct epoll_event *events, int max, int64_t timeout_ns,
 				   const sigset_t *mask)
 {
-	struct wait wait = {.set = set, .fd = fd, .events = events, .max = max, .mask = mask};
+	struct wait wait = {.set = set, .fd = fd, .events = events, .max = max, .mask = mask, .signals = signals_mark()};
 	uint64_t deadline_ns = UINT64_MAX;
 	int result = 0;
 

@@ -92,8 +92,9 @@ void proof_forget_all(struct pool *pool);
 uint32_t kernel_events_of(int fd, short wanted);
 
 /* ---- signals.c ---- */
-/* After a sleep was interrupted: do all handlers of this process ask for restarting (SA_RESTART)? */
-bool signals_restart(void);
+/* After a sleep was interrupted: should it be restarted (all handlers that ran since the mark were set with
+ * SA_RESTART)? */
+bool signals_restart(const struct signal_mark *mark);
 
 /* ---- bell.c ---- */
 void bell_fork_child(void);

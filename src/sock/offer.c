@@ -43,11 +43,10 @@ static bool is_established(int fd)
 static void drop_connection(struct sock *sock)
 {
 	struct connection_ref ref = sock->connection;
-	struct pool_endpoint *endpoint = sock->endpoint;
+	bool held = sock->holds;
 
-	sock->endpoint = sock->peer = NULL;
-	sock->connection.connection = NULL;
-	if (endpoint && endpoint_unhold(endpoint, process.pool.self))
+	sock->holds = false;
+	if (held && endpoint_unhold(sock->endpoint, process.pool.self))
 		connection_close_side(sock->pool, &ref, (enum side)sock->side, false);
 }
 

@@ -70,6 +70,7 @@ struct call {
 	unsigned unwatched;
 	struct sock *first;
 	struct slot *slot;
+	struct signal_mark signals;
 };
 
 /* ---- room ---- */
@@ -260,7 +261,7 @@ static void look_for_a_while(struct call *call, int64_t timeout_ns)
 		look_memory(call);
 		if (kernel_is_due(call, SPIN_ASK_US) && ask_kernel(call) < 0)
 			return; /* the sleep will say so */
-	} while (!call->ready && port_ticks() - start < budget);
+	} while (!call->ready && port_ticks() - start < budget && !signals_came(&call->signals));
 	spin_result(spin, call->ready != 0);
 	pool_count(&process.pool, call->ready ? COUNTER_SPIN_HITS : COUNTER_SPIN_MISSES, 1);
 }
@@ -385,6 +386,8 @@ static int poll_call(struct call *call, int64_t timeout_ns)
 		return error;
 	if (!call->ready && timeout_ns != 0)
 		look_for_a_while(call, timeout_ns);
+	if (!call->ready && signals_came(&call->signals))
+		return -EINTR; /* while looking: as if it had slept */
 	while (!call->ready && timeout_ns != 0) {
 		int64_t left = time_left(timeout_ns, deadline_ns);
 
@@ -399,7 +402,7 @@ static int poll_call(struct call *call, int64_t timeout_ns)
 
 int engine_poll(struct pollfd *fds, nfds_t count, int64_t timeout_ns, const sigset_t *mask)
 {
-	struct call call = {.fds = fds, .count = (unsigned)count, .mask = mask};
+	struct call call = {.fds = fds, .count = (unsigned)count, .mask = mask, .signals = signals_mark()};
 	int result;
 
 	if (count == 0 || !fds || count > sock_table_size)

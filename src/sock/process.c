@@ -127,7 +127,7 @@ static void hold_for_child(void *context, struct sock *sock)
 	struct pool_endpoint *endpoint = sock->endpoint;
 
 	(void)context;
-	if (!endpoint)
+	if (!sock->holds)
 		return;
 	fetch_or_shared(&endpoint->flags, ENDPOINT_SHARED);
 	endpoint_hold(endpoint, fork_child_member);
@@ -149,9 +149,7 @@ void engine_fork_prepare(void)
 static void lose_memory(void *context, struct sock *sock)
 {
 	(void)context;
-	sock->endpoint = NULL;
-	sock->connection.connection = NULL;
-	sock->listener.listener = NULL;
+	sock->holds = false;
 	atomic_store(&sock->state, SOCK_TCP);
 }
 

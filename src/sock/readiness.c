@@ -97,6 +97,7 @@ uint32_t sock_readiness(struct sock *sock)
 	kernel = kernel_events_of(sock->fd, POLLIN | POLLOUT | POLLRDHUP | POLLPRI);
 	if (sock_state_of(sock) != SOCK_SHM)
 		return events | kernel;
+	kernel &= ~(uint32_t)(EPOLLOUT | EPOLLWRNORM); /* it sends through its ring */
 	/*
 	 * Still draining TCP: what it holds is readable.  Its own end of stream counts only while the other side has not
 	 * said that it left TCP.

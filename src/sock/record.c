@@ -28,6 +28,7 @@ void sock_attach_connection(struct sock *sock, const struct connection_ref *ref,
 {
 	sock->connection = *ref;
 	sock->side = (uint16_t)side;
+	sock->holds = true;
 	sock->endpoint = &ref->connection->endpoint[side];
 	sock->peer = &ref->connection->endpoint[1 - side];
 	sock->endpoint->creator = process.pool.self;
@@ -40,7 +41,7 @@ void sock_attach_connection(struct sock *sock, const struct connection_ref *ref,
 
 void sock_set_path(struct sock *sock, enum path path, enum reason reason)
 {
-	if (sock->endpoint) {
+	if (sock->holds) {
 		store_hint(&sock->endpoint->path, path);
 		store_hint(&sock->endpoint->reason, reason);
 	}
@@ -59,7 +60,7 @@ void sock_becomes_tcp(struct sock *sock, enum reason reason)
 	struct connection_ref ref;
 	uint64_t netns = 0;
 
-	if (!sock->endpoint && address_local_of(sock->fd, &local) && connection_create(sock->pool, &ref) == 0) {
+	if (!sock->holds && address_local_of(sock->fd, &local) && connection_create(sock->pool, &ref) == 0) {
 		if (!address_peer_of(sock->fd, &peer))
 			memset(&peer, 0, sizeof(peer));
 		port_netns_cookie(sock->fd, &netns);

@@ -1,16 +1,47 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Restarting after signals.  The kernel restarts a blocked recv() or accept() whose interrupting handler was set with
- * SA_RESTART. A futex sleep is restarted by the kernel in just that way; poll(), which sleeps that also wait for kernel
- * descriptors must use, is not, so here the choice is made from the handlers' own flags.
+ * Signals and waiting.  The kernel ends a sleep when a handler ran, or restarts it where the handler was set with
+ * SA_RESTART. Ours must look the same, but a thread that only looks (spin.c) is not asleep, and poll(), which sleeps
+ * that include kernel descriptors use, never restarts.  So the preload library puts a function of its own in front of
+ * the program's handlers, which counts here.
  *
- * Who calls it: wait.c after -EINTR from a mixed sleep.
+ * Who calls it: that function (engine_signal_arrived); every wait (a mark at its start, a question later).
+ *
+ * Invariant: counters belong to the thread that the handler ran on; nothing here can be interrupted half-way, a handler
+ * only adds.
  */
+#include "engine.h"
 #include "internal.h"
 
 #include <signal.h>
 
-bool signals_restart(void)
+static __thread volatile uint32_t arrived __attribute__((tls_model("initial-exec")));
+static __thread volatile uint32_t breaking __attribute__((tls_model("initial-exec")));
+
+void engine_signal_arrived(bool restart)
+{
+	arrived++;
+	if (!restart)
+		breaking++;
+}
+
+struct signal_mark signals_mark(void)
+{
+	return (struct signal_mark){arrived, breaking};
+}
+
+bool signals_came(const struct signal_mark *mark)
+{
+	return mark->all != arrived;
+}
+
+bool signals_break(const struct signal_mark *mark)
+{
+	return mark->breaking != breaking;
+}
+
+/* Do all handlers of this process ask for restarting?  For handlers that were set behind our back. */
+static bool all_restart(void)
 {
 	bool restart = false;
 
@@ -24,4 +55,9 @@ bool signals_restart(void)
 		restart = true;
 	}
 	return restart;
+}
+
+bool signals_restart(const struct signal_mark *mark)
+{
+	return signals_came(mark) ? !signals_break(mark) : all_restart();
 }

@@ -78,7 +78,8 @@ struct sock {
 	struct pool *pool;
 	struct connection_ref connection; /* also TCP ones, when listed */
 	struct listener_ref listener;
-	struct pool_endpoint *endpoint; /* ours */
+	bool holds;						/* our holder bit is set in it */
+	struct pool_endpoint *endpoint; /* ours; stays (type-stable memory) after we let go, for threads still looking */
 	struct pool_endpoint *peer;
 
 	struct sock_lock receive_lock;
@@ -174,6 +175,17 @@ int64_t sleep_limit_ns(void);
  * spin_result(). */
 uint64_t spin_budget(const struct spin *spin, const struct pool_endpoint *peer);
 void spin_result(struct spin *spin, bool paid);
+
+/* ---- signals (signals.c) ---- */
+
+/* At the start of a wait; then: did any handler run on this thread since, did one that breaks calls off? */
+struct signal_mark {
+	uint32_t all;
+	uint32_t breaking;
+};
+struct signal_mark signals_mark(void);
+bool signals_came(const struct signal_mark *mark);
+bool signals_break(const struct signal_mark *mark);
 
 /* ---- changes of state (provided by epoll.c, called by whoever changes state) ---- */
 /* The socket went to another state: epoll sets that hold it move their registrations (kernel or memory). */

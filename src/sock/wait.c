@@ -25,12 +25,11 @@ static bool is_ready_memory(struct sock *sock, enum direction direction)
 	return sock_state_of(sock) == SOCK_CLOSED || (sock_readiness_memory(sock) & wanted_events(direction)) != 0;
 }
 
-/* Looks for a bounded time; true when it became ready meanwhile. */
-static bool look(struct sock *sock, enum direction direction)
+/* Looks for a bounded time; true when it became ready meanwhile. A signal ends the looking. */
+static bool look(struct sock *sock, enum direction direction, const struct signal_mark *signals)
 {
 	struct spin *spin = direction == DIRECTION_READ ? &sock->receive_spin : &sock->send_spin;
 	uint64_t budget, start;
-	unsigned turns = 0;
 
 	if (sock->endpoint)
 		store_hint(&sock->endpoint->cpu, port_cpu() + 1);
@@ -47,8 +46,7 @@ static bool look(struct sock *sock, enum direction direction)
 			return true;
 		}
 		port_pause();
-		turns++;
-	} while (port_ticks() - start < budget);
+	} while (port_ticks() - start < budget && !signals_came(signals));
 	spin_result(spin, false);
 	pool_count(sock->pool, COUNTER_SPIN_MISSES, 1);
 	return false;
@@ -68,8 +66,9 @@ int sock_wait_memory(struct sock *sock, enum direction direction, uint64_t deadl
 {
 	struct pool_endpoint *endpoint = sock->endpoint;
 	shared_u32 *word = endpoint_armed_word(endpoint, direction);
+	struct signal_mark signals = signals_mark();
 
-	if (look(sock, direction))
+	if (look(sock, direction, &signals))
 		return 0;
 	for (;;) {
 		uint32_t armed = endpoint_arm_futex(endpoint, direction);
@@ -80,6 +79,8 @@ int sock_wait_memory(struct sock *sock, enum direction direction, uint64_t deadl
 			return 0;
 		if (left == 0)
 			return -ETIMEDOUT;
+		if (signals_break(&signals) || (deadline_ns && signals_came(&signals)))
+			return -EINTR; /* while looking: as if it had slept */
 		pool_count(sock->pool, COUNTER_SLEEPS, 1);
 		error = port_futex_wait(word, armed, left);
 		if (error == -EINTR)
@@ -141,6 +142,8 @@ static int sleep_mixed(struct sock *sock, enum direction direction, int64_t left
 
 int sock_wait_mixed(struct sock *sock, enum direction direction, uint64_t deadline_ns)
 {
+	struct signal_mark signals = signals_mark();
+
 	for (;;) {
 		int64_t left = time_left(deadline_ns);
 		int error;
@@ -154,7 +157,7 @@ int sock_wait_mixed(struct sock *sock, enum direction direction, uint64_t deadli
 		if (left == 0)
 			return -ETIMEDOUT;
 		error = sleep_mixed(sock, direction, left);
-		if (error == -EINTR && !(deadline_ns == 0 && signals_restart()))
+		if (error == -EINTR && !(deadline_ns == 0 && signals_restart(&signals)))
 			return -EINTR;
 	}
 }

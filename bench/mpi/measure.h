@@ -48,8 +48,10 @@ static inline struct measure measure_start(int *argc, char ***argv)
 	}
 	m.send = aligned_alloc(4096, SIZE_MAX_BYTES);
 	m.receive = aligned_alloc(4096, SIZE_MAX_BYTES);
-	if (m.send == NULL || m.receive == NULL)
+	if (m.send == NULL || m.receive == NULL) {
 		MPI_Abort(MPI_COMM_WORLD, 1);
+		exit(1);
+	}
 	memset(m.send, 'a' + m.rank, SIZE_MAX_BYTES);
 	memset(m.receive, 0, SIZE_MAX_BYTES);
 	return m;

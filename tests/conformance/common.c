@@ -319,10 +319,19 @@ static int wait_for_both(const pid_t child[2])
 	static const char *const names[2] = {"client", "server"};
 	int statuses[2] = {0, 0}, worst = 0;
 
-	/* What they end with comes after all that they say. */
-	for (int side = TEST_CLIENT; side <= TEST_SERVER; side++)
-		while (waitpid(child[side], &statuses[side], 0) < 0 && errno == EINTR)
-			;
+	/* What they end with comes after all that they say.  One that ends before it is done leaves the other waiting. */
+	for (int left = 2; left > 0; left--) {
+		int status = 0, side;
+		pid_t pid;
+
+		do
+			pid = waitpid(-1, &status, 0);
+		while (pid < 0 && errno == EINTR);
+		side = pid == child[TEST_CLIENT] ? TEST_CLIENT : TEST_SERVER;
+		statuses[side] = status;
+		if (!test_shared->finished[side] && left == 2)
+			kill(child[1 - side], SIGKILL);
+	}
 	for (int side = TEST_CLIENT; side <= TEST_SERVER; side++) {
 		int status = statuses[side];
 

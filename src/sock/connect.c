@@ -90,6 +90,22 @@ static bool find_source(uint16_t family, const struct pool_address *to, struct p
 	return found;
 }
 
+/* The program may have asked for an address without a port (IP_BIND_ADDRESS_NO_PORT); we need one now. */
+static int bind_with_port(int fd, const struct sockaddr *address, socklen_t length)
+{
+	int off = 0, without = 0;
+	socklen_t size = sizeof(without);
+	int error;
+
+	port_getsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &without, &size);
+	if (without)
+		port_setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &off, sizeof(off));
+	error = port_bind(fd, address, length);
+	if (without)
+		port_setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &without, sizeof(without));
+	return error;
+}
+
 /* Binds the socket to `source` with a port of the kernel's choice, unless the program bound it; *source is then
  * complete. */
 static int reserve_port(struct sock *sock, int fd, struct pool_address *source)
@@ -111,10 +127,10 @@ static int reserve_port(struct sock *sock, int fd, struct pool_address *source)
 		memcpy(source->ip, bound.ip, sizeof(source->ip));
 	source->port = 0;
 	length = address_make(source, sock->family, &storage);
-	error = port_bind(fd, (struct sockaddr *)&storage, length);
+	error = bind_with_port(fd, (struct sockaddr *)&storage, length);
 	if (error < 0)
 		return error;
-	return address_local_of(fd, source) ? 0 : -EINVAL;
+	return address_local_of(fd, source) && source->port ? 0 : -EINVAL;
 }
 
 /* The path is TCP whatever comes: connect and remember why. */

@@ -87,6 +87,8 @@ bool sock_got_reset(const struct sock *sock);
 bool proof_stands(uint64_t netns, const struct pool_address *address, struct pool_address *source);
 void proof_add(uint64_t netns, const struct pool_address *address, const struct pool_address *source);
 void proof_forget_all(struct pool *pool);
+/* An offer of that socket is open for the way; proof_stands() moves it on when somebody asks for the same way. */
+void proof_pending(uint64_t netns, const struct pool_address *address, struct sock *sock);
 
 /* ---- readiness.c ---- */
 uint32_t kernel_events_of(int fd, short wanted);

@@ -75,6 +75,7 @@ int offer_post(struct sock *sock, const struct listener_ref *listener, const str
 		return error;
 	}
 	sock->offer_until_ns = port_now_ns() + OFFER_LIFE_NS;
+	proof_pending(netns, peer, sock);
 	atomic_store_explicit(&sock->state, SOCK_OFFERED, memory_order_release);
 	sock_set_path(sock, PATH_TCP, REASON_NOT_TAKEN);
 	return 0;
@@ -99,6 +100,7 @@ void offer_take(struct sock *listener, struct sock *sock, const struct pool_addr
 		sock_becomes_tcp(sock, REASON_WITHDRAWN);
 		return;
 	}
+	fetch_or_shared(&ref.connection->endpoint[SIDE_SERVER].flags, ENDPOINT_TOOK);
 	endpoint_hold(&ref.connection->endpoint[SIDE_SERVER], process.pool.self);
 	sock_attach_connection(sock, &ref, SIDE_SERVER);
 	store_hint(&sock->endpoint->path, PATH_TCP);
@@ -106,6 +108,16 @@ void offer_take(struct sock *listener, struct sock *sock, const struct pool_addr
 	atomic_store_explicit(&sock->state, SOCK_TAKEN, memory_order_release);
 	client.endpoint = sock->peer;
 	wake_endpoint(sock->pool, &client, DIRECTION_READ, NULL);
+}
+
+/*
+ * That the listener's member took the offer proves where TCP leads, also when the connection then stays on TCP, for
+ * example because the server closed at once.
+ */
+static void prove_if_taken(const struct sock *sock)
+{
+	if (sock->side == SIDE_CLIENT && load_peer(&sock->peer->flags) & ENDPOINT_TOOK)
+		proof_add(sock->endpoint->netns, &sock->endpoint->peer, &sock->endpoint->local);
 }
 
 static bool try_lock(struct sock_lock *lock)
@@ -120,10 +132,9 @@ static bool try_lock(struct sock_lock *lock)
 static void become_shm(struct sock *sock)
 {
 	sock_set_path(sock, PATH_SHM, REASON_UPGRADED);
-	if (sock->side == SIDE_CLIENT) {
+	if (sock->side == SIDE_CLIENT)
 		directory_remove_offer(sock->pool, &sock->connection);
-		proof_add(sock->endpoint->netns, &sock->endpoint->peer, &sock->endpoint->local);
-	}
+	prove_if_taken(sock);
 	atomic_store_explicit(&sock->state, SOCK_SHM, memory_order_release);
 	/* Whoever is sending now holds the lock and switches by itself at its next byte. */
 	if (try_lock(&sock->send_lock)) {
@@ -138,6 +149,7 @@ static void stay_tcp(struct sock *sock, enum reason reason)
 {
 	if (sock->side == SIDE_CLIENT)
 		directory_remove_offer(sock->pool, &sock->connection);
+	prove_if_taken(sock);
 	atomic_store_explicit(&sock->state, SOCK_TCP, memory_order_release);
 	sock_set_path(sock, PATH_TCP, reason);
 }

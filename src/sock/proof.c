@@ -22,6 +22,8 @@ struct proof {
 	uint32_t epoch;
 	struct pool_address address;
 	struct pool_address source;
+	struct sock *pending;		 /* an offer is on its way; type-stable, may be another socket by now */
+	uint32_t pending_generation;
 };
 
 static struct sock_lock proof_lock;
@@ -42,11 +44,40 @@ static bool same_address(const struct pool_address *a, const struct pool_address
 	return a->port == b->port && a->scope == b->scope && memcmp(a->ip, b->ip, 16) == 0;
 }
 
+/* A client that opens many connections and uses none of them makes no other call by which its first offer would move on. */
+static void advance_pending(struct proof *proof)
+{
+	struct sock *pending;
+	bool same;
+
+	sock_lock(&proof_lock);
+	pending = proof->pending;
+	same = pending && pending->generation == proof->pending_generation;
+	sock_unlock(&proof_lock);
+	if (same && sock_state_of(pending) == SOCK_OFFERED)
+		offer_advance(pending);
+}
+
+void proof_pending(uint64_t netns, const struct pool_address *address, struct sock *sock)
+{
+	struct proof *proof = proof_slot(netns, address);
+
+	sock_lock(&proof_lock);
+	if (!proof->pending || proof->pending->generation != proof->pending_generation ||
+		sock_state_of(proof->pending) != SOCK_OFFERED) {
+		proof->pending = sock;
+		proof->pending_generation = sock->generation;
+	}
+	sock_unlock(&proof_lock);
+}
+
 bool proof_stands(uint64_t netns, const struct pool_address *address, struct pool_address *source)
 {
 	struct proof *proof = proof_slot(netns, address);
 	bool stands;
 
+	if (proof->pending)
+		advance_pending(proof);
 	sock_lock(&proof_lock);
 	stands = proof->until_ns && proof->netns == netns && same_address(&proof->address, address) &&
 			 proof->epoch == load_peer(&process.pool.header->proof_epoch) && port_now_ns() < proof->until_ns;

@@ -50,7 +50,7 @@ static void broken(const struct options *options, struct connection *connection,
 
 static uint32_t local_port(int fd)
 {
-	struct sockaddr_in local;
+	struct sockaddr_in local = {0};
 	socklen_t length = sizeof local;
 	return getsockname(fd, (struct sockaddr *)&local, &length) == 0 ? ntohs(local.sin_port) : 0;
 }

@@ -157,6 +157,13 @@ class Driver:
         self.arguments = arguments
         self.expected = results.read_expected(EXPECTED)
         self.pools = queue.Queue()
+        self.stopping = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.stop)
+
+    def stop(self, *_):
+        """Asked to end: what runs now is the last, and no pool stays behind."""
+        self.stopping = True
 
     def discover(self):
         runs = []
@@ -176,6 +183,8 @@ class Driver:
         return runs
 
     def one(self, run):
+        if self.stopping:
+            return [("not run", [])], None, None
         command = [run.program, run.case, run.flavour, run.mode]
         patience = self.arguments.timeout * (4 if self.build.sanitizers not in ("none", []) else 1)
         tcp = execute(command, self.build.environment(True), patience)
@@ -208,9 +217,9 @@ class Driver:
             with concurrent.futures.ThreadPoolExecutor(jobs) as workers:
                 for run, (problems, tcp, shm) in zip(runs, workers.map(self.one, runs)):
                     outcomes.append((run, problems))
-                    if problems:
+                    if problems and not self.stopping:
                         self.show(run, problems)
-                    if self.arguments.transcript:
+                    if self.arguments.transcript and tcp:
                         print(f"--- {run.case} {run.flavour} {run.mode}", *(shm or tcp).lines, sep="\n")
         finally:
             while not self.pools.empty():

@@ -189,6 +189,7 @@ static int accept_memory(struct sock *sock, struct sockaddr *address, socklen_t 
 	accepted->receive_timeout_ns = sock->receive_timeout_ns;
 	accepted->send_timeout_ns = sock->send_timeout_ns;
 	sock_attach_connection(accepted, &ref, SIDE_SERVER);
+	sock->last_peer = accepted->peer;
 	options_inherit(sock, accepted);
 	atomic_store_explicit(&accepted->state, SOCK_SHM, memory_order_release);
 	fetch_add_shared(&sock->listener.listener->accepted_shm, 1);

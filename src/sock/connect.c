@@ -21,6 +21,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define AGENT_LOOK_US 1000 /* at most so often */
+
 static _Atomic(uint32_t) ports_reserved; /* by direct connections of this process */
 
 /* Half of the range of local ports, read once. */
@@ -204,6 +206,18 @@ static int connect_direct(struct sock *sock, const struct listener_ref *listener
 	return 0;
 }
 
+/* Without an agent nobody would tell of a death; a process that never waits for the kernel hears of it here. */
+static bool agent_has_gone(void)
+{
+	static _Atomic(uint64_t) looked_at;
+	uint64_t now = port_ticks();
+
+	if (now - atomic_load_explicit(&looked_at, memory_order_relaxed) < AGENT_LOOK_US * port_ticks_per_us())
+		return agent_is_gone(&process.link);
+	atomic_store_explicit(&looked_at, now, memory_order_relaxed);
+	return agent_look(&process.link);
+}
+
 static int connect_decide(struct sock *sock, int fd, const struct sockaddr *address, socklen_t length)
 {
 	struct pool *pool = sock->pool;
@@ -216,7 +230,7 @@ static int connect_decide(struct sock *sock, int fd, const struct sockaddr *addr
 
 	if (load_hint(&pool->header->off))
 		return connect_tcp(sock, fd, address, length, REASON_OFF);
-	if (agent_is_gone(&process.link))
+	if (agent_has_gone())
 		return connect_tcp(sock, fd, address, length, REASON_AGENT_GONE);
 	if (!address_from_system(address, length, &peer) || peer.port == 0 || port_netns_cookie(fd, &netns) < 0 ||
 		(peer.family != sock->family))

@@ -62,6 +62,11 @@ bool tag_is_ours(uint64_t data)
 	return (data & TAG_SECRET_MASK) == secret;
 }
 
+bool tag_is_doorbell(uint64_t data)
+{
+	return ((uint32_t)data & TAG_DOORBELL) == TAG_DOORBELL;
+}
+
 struct interest *tag_interest(const struct epoll_set *set, uint64_t data)
 {
 	struct interest *interest = set_interest(set, (uint32_t)data & TAG_DOORBELL);
@@ -410,6 +415,10 @@ static void make_doorbell(struct epoll_set *set)
 		return;
 	}
 	port_epoll_ctl(set->fd, EPOLL_CTL_ADD, set->doorbell, &event);
+	/* The agent's end rings, too: from then on bells cannot be fetched, and sleeps are short (sleep_limit_ns). */
+	event.events = EPOLLET;
+	if (!agent_is_gone(&process.link))
+		port_epoll_ctl(set->fd, EPOLL_CTL_ADD, process.link.fd, &event);
 	if (set->sleepers)
 		set_ring(set);
 }

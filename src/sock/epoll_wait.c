@@ -234,6 +234,8 @@ static void translate(struct wait *wait, int count)
 		struct interest *interest;
 
 		if (tag_is_ours(event.data.u64)) {
+			if (tag_is_doorbell(event.data.u64) && event.events & EPOLLHUP)
+				agent_look(&process.link);
 			interest = tag_interest(wait->set, event.data.u64);
 			if (!interest || interest->disabled)
 				continue;

@@ -318,6 +318,7 @@ static void unwatch_all(struct call *call, struct sleeper *sleeper)
 static int sleep_in_kernel(struct call *call, const struct sleeper *sleeper, int64_t timeout_ns)
 {
 	struct pollfd *bell = &call->kernel[call->count];
+	struct pollfd *agent = bell + 1;
 	int64_t limit = call->unwatched ? UNWATCHED_SLEEP_NS : sleep_limit_ns();
 	struct timespec timeout;
 	uint64_t rings;
@@ -328,10 +329,14 @@ static int sleep_in_kernel(struct call *call, const struct sleeper *sleeper, int
 	timeout = (struct timespec){timeout_ns / 1000000000, timeout_ns % 1000000000};
 	fill_kernel(call);
 	*bell = (struct pollfd){.fd = sleeper ? sleeper->eventfd : -1, .events = POLLIN};
+	/* Only its hang-up: from then on sleeps are short. */
+	*agent = (struct pollfd){.fd = agent_is_gone(&process.link) ? -1 : process.link.fd};
 	pool_count(&process.pool, COUNTER_SLEEPS, 1);
-	result = port_ppoll(call->kernel, call->count + 1, timeout_ns < 0 ? NULL : &timeout, call->mask);
+	result = port_ppoll(call->kernel, call->count + 2, timeout_ns < 0 ? NULL : &timeout, call->mask);
 	if (sleeper && result > 0 && bell->revents)
 		port_read(sleeper->eventfd, &rings, sizeof(rings));
+	if (result > 0 && agent->revents)
+		agent_look(&process.link);
 	return result;
 }
 

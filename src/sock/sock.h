@@ -93,6 +93,8 @@ struct sock {
 	struct interest *interests; /* epoll sets that hold this socket (epoll.c) */
 	struct spin receive_spin;
 	struct spin send_spin;
+	const struct pool_endpoint
+		*last_peer;			 /* listeners: who connected last; where it waits decides whether looking can pay */
 	uint64_t offer_until_ns; /* OFFERED: withdrawn if nobody took it by then */
 	bool options_set;		 /* the program set an option that accepted sockets inherit */
 	bool kernel_nonblock;	 /* listeners: we made the kernel's descriptor non-blocking, the program did not */

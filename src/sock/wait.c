@@ -25,31 +25,47 @@ static bool is_ready_memory(struct sock *sock, enum direction direction)
 	return sock_state_of(sock) == SOCK_CLOSED || (sock_readiness_memory(sock) & wanted_events(direction)) != 0;
 }
 
-/* Looks for a bounded time; true when it became ready meanwhile. A signal ends the looking. */
-static bool look(struct sock *sock, enum direction direction, const struct signal_mark *signals)
+#define KERNEL_ASK_US 8u /* while looking, the kernel's descriptor is asked this often */
+
+static short kernel_events(const struct sock *sock, enum direction direction)
+{
+	if (direction == DIRECTION_READ)
+		return POLLIN | POLLRDHUP;
+	/* On memory it sends through its ring, whatever TCP has room for. */
+	return sock_state_of(sock) == SOCK_SHM ? 0 : POLLOUT;
+}
+
+/*
+ * Looks for a bounded time; true when it became ready meanwhile. A signal ends the looking.  `mixed`: at the kernel's
+ * descriptor too.
+ */
+static bool look(struct sock *sock, enum direction direction, bool mixed, const struct signal_mark *signals)
 {
 	struct spin *spin = direction == DIRECTION_READ ? &sock->receive_spin : &sock->send_spin;
-	uint64_t budget, start;
+	const struct pool_endpoint *other = sock->peer ? sock->peer : sock->last_peer;
+	short wanted = mixed ? kernel_events(sock, direction) : 0;
+	uint64_t budget, start, asked, us = port_ticks_per_us();
+	bool ready = false;
 
 	if (sock->endpoint)
 		store_hint(&sock->endpoint->cpu, port_cpu() + 1);
-	budget = spin_budget(spin, sock->peer);
+	budget = spin_budget(spin, other);
 	if (budget == 0) {
 		spin->misses++;
 		return false;
 	}
-	start = port_ticks();
+	start = asked = port_ticks();
 	do {
-		if (is_ready_memory(sock, direction)) {
-			spin_result(spin, true);
-			pool_count(sock->pool, COUNTER_SPIN_HITS, 1);
-			return true;
+		ready = is_ready_memory(sock, direction);
+		if (!ready && wanted && port_ticks() - asked > KERNEL_ASK_US * us) {
+			ready = kernel_events_of(sock->fd, wanted) != 0;
+			asked = port_ticks();
 		}
 		port_pause();
-	} while (port_ticks() - start < budget && !signals_came(signals));
-	spin_result(spin, false);
-	pool_count(sock->pool, COUNTER_SPIN_MISSES, 1);
-	return false;
+	} while (!ready && port_ticks() - start < budget && !signals_came(signals));
+	spin_result(spin, ready);
+	pool_count(sock->pool, ready ? COUNTER_SPIN_HITS : COUNTER_SPIN_MISSES, 1);
+	return ready;
 }
 
 static int64_t time_left(uint64_t deadline_ns)
@@ -68,7 +84,7 @@ int sock_wait_memory(struct sock *sock, enum direction direction, uint64_t deadl
 	shared_u32 *word = endpoint_armed_word(endpoint, direction);
 	struct signal_mark signals = signals_mark();
 
-	if (look(sock, direction, &signals))
+	if (look(sock, direction, false, &signals))
 		return 0;
 	for (;;) {
 		uint32_t armed = endpoint_arm_futex(endpoint, direction);
@@ -90,13 +106,15 @@ int sock_wait_memory(struct sock *sock, enum direction direction, uint64_t deadl
 	}
 }
 
-/* One mixed sleep with this thread's sleeper, or without one (then in short turns). */
+/* One mixed sleep with this thread's sleeper, or without one (then in short turns).  1: the kernel's descriptor is
+ * ready. */
 static int sleep_mixed(struct sock *sock, enum direction direction, int64_t left)
 {
 	struct sleeper *sleeper = sleeper_of_thread();
 	struct watch_list list = sock_watches(sock);
+	short wanted = kernel_events(sock, direction);
 	struct pollfd fds[3] = {
-		{.fd = sock->fd, .events = direction == DIRECTION_READ ? POLLIN | POLLRDHUP : POLLOUT},
+		{.fd = wanted ? sock->fd : -1, .events = wanted},
 		{.fd = -1, .events = POLLIN},
 		{.fd = agent_is_gone(&process.link) ? -1 : process.link.fd}, /* only its hang-up */
 	};
@@ -137,27 +155,41 @@ static int sleep_mixed(struct sock *sock, enum direction direction, int64_t left
 		if (result > 0 && fds[1].revents)
 			port_read(sleeper->eventfd, &rings, sizeof(rings));
 	}
-	return result < 0 ? result : 0;
+	if (result < 0)
+		return result;
+	return result > 0 && fds[0].revents != 0;
 }
 
 int sock_wait_mixed(struct sock *sock, enum direction direction, uint64_t deadline_ns)
 {
 	struct signal_mark signals = signals_mark();
+	bool looked = false;
 
 	for (;;) {
 		int64_t left = time_left(deadline_ns);
-		int error;
+		int result;
 
-		if (sock_state_of(sock) == SOCK_CLOSED || (sock_readiness(sock) & wanted_events(direction)))
+		if (is_ready_memory(sock, direction))
 			return 0;
-		if (sock_kernel_part(sock) == KERNEL_NONE)
+		switch (sock_kernel_part(sock)) {
+		case KERNEL_NONE:
 			return sock_wait_memory(sock, direction, deadline_ns);
-		if (sock_kernel_part(sock) == KERNEL_ALL)
-			return 0; /* it went to TCP meanwhile: the caller tries again and passes to the kernel, which waits */
+		case KERNEL_ALL:
+			return 0; /* it stays on TCP: the caller passes to the kernel */
+		case KERNEL_HINT:
+			break;
+		}
+		if (!looked && left != 0 && look(sock, direction, true, &signals))
+			return 0;
+		looked = true;
 		if (left == 0)
-			return -ETIMEDOUT;
-		error = sleep_mixed(sock, direction, left);
-		if (error == -EINTR && !(deadline_ns == 0 && signals_restart(&signals)))
+			return kernel_events_of(sock->fd, kernel_events(sock, direction)) ? 0 : -ETIMEDOUT;
+		if (signals_break(&signals) || (deadline_ns && signals_came(&signals)))
+			return -EINTR; /* while looking: as if it had slept */
+		result = sleep_mixed(sock, direction, left);
+		if (result > 0)
+			return 0;
+		if (result == -EINTR && !(deadline_ns == 0 && signals_restart(&signals)))
 			return -EINTR;
 	}
 }

@@ -120,6 +120,8 @@ void candidate_remove(struct interest *interest);
 /* Data of a kernel event: a tag of ours, or the program's own?  Its interest; NULL: the doorbell, or one that has gone.
  */
 bool tag_is_ours(uint64_t data);
+/* Of one of ours: the doorbell's, and the link's to the agent. */
+bool tag_is_doorbell(uint64_t data);
 struct interest *tag_interest(const struct epoll_set *set, uint64_t data);
 
 /* Makes a thread that sleeps in the set, or polls it, look. */

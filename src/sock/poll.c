@@ -94,13 +94,13 @@ static struct area *area_take(unsigned count)
 		size_t size = (size_t)1 << order;
 
 		area = port_private_memory(sizeof(*area) + size * (sizeof(struct place) + 2 * sizeof(struct pollfd)) +
-								   sizeof(struct pollfd));
+								   2 * sizeof(struct pollfd)); /* the doorbell and the link to the agent */
 		if (!area)
 			return NULL;
 		area->order = order;
 		area->places = (struct place *)(area + 1);
 		area->kernel = (struct pollfd *)(area->places + size);
-		area->selected = area->kernel + size + 1;
+		area->selected = area->kernel + size + 2;
 	}
 	return area;
 }
@@ -416,7 +416,7 @@ int engine_poll(struct pollfd *fds, nfds_t count, int64_t timeout_ns, const sigs
 		timeout_ns = -1;
 	if (count <= ON_STACK) {
 		struct place places[ON_STACK];
-		struct pollfd kernel[ON_STACK + 1];
+		struct pollfd kernel[ON_STACK + 2];
 
 		call.places = places;
 		call.kernel = kernel;

@@ -261,9 +261,9 @@ static void need_rings(void *context, struct chunk_ref chunk, member_ref owner, 
 	if (!connection_find(settlement->pool, chunk.offset, &ref))
 		return;
 	for (int side = 0; side < 2; side++) {
-		struct chunk_ref rings[2];
+		struct chunk_ref rings[STREAM_RINGS];
 		stream_chunks(&ref.connection->stream[side], rings);
-		for (int i = 0; i < 2; i++) {
+		for (uint32_t i = 0; i < STREAM_RINGS; i++) {
 			if (rings[i].offset)
 				list_add(&settlement->needed, rings[i]);
 		}

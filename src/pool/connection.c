@@ -212,16 +212,19 @@ static void mark_life(shared_u32 *word, uint32_t tag, uint32_t bits)
 
 static bool has_unread(const struct pool_stream *stream)
 {
-	struct chunk_ref chunks[2];
+	struct chunk_ref chunks[STREAM_RINGS];
 	struct ring ring = {.stream = (struct pool_stream *)stream};
+	bool has_ring = false;
 
 	stream_chunks(stream, chunks);
-	return (chunks[0].offset || chunks[1].offset) && ring_available(&ring) != 0;
+	for (uint32_t i = 0; i < STREAM_RINGS; i++)
+		has_ring = has_ring || chunks[i].offset;
+	return has_ring && ring_available(&ring) != 0;
 }
 
 /* What a connection consists of besides its own chunk. */
 struct rings {
-	struct chunk_ref chunk[2][2];
+	struct chunk_ref chunk[2][STREAM_RINGS];
 };
 
 static void rings_copy(const struct pool_connection *connection, struct rings *rings)
@@ -233,7 +236,7 @@ static void rings_copy(const struct pool_connection *connection, struct rings *r
 static void connection_free(struct pool *pool, const struct connection_ref *ref, const struct rings *rings)
 {
 	for (int side = 0; side < 2; side++) {
-		for (int i = 0; i < 2; i++) {
+		for (uint32_t i = 0; i < STREAM_RINGS; i++) {
 			if (rings->chunk[side][i].offset)
 				chunk_free(pool, rings->chunk[side][i]);
 		}

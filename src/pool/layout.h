@@ -189,7 +189,7 @@ struct pool_span {
 	shared_u32 freed;
 	shared_u32 next; /* index + 1 of the next span in the stack that `freed` names */
 	uint32_t reserved[7];
-	CACHE_ALIGNED shared_u32 tag[CHUNK_TAGS];					/* carved, size >= 1024: odd = in use */
+	CACHE_ALIGNED shared_u32 tag[CHUNK_TAGS];					   /* carved, size >= 1024: odd = in use */
 	CACHE_ALIGNED shared_u64 bitmap[SPAN_SIZE / CACHE_LINE / 64u]; /* carved, size < 1024: 1 = in use */
 	uint32_t pad[16];
 };
@@ -206,7 +206,7 @@ static_assert(sizeof(struct pool_span) == 512, "span descriptor");
  */
 #define WAITER_SEGMENTS 32u
 #define WAITER_SEGMENT_BITS 4096u /* interests a segment: 64 words of 64 bits, 512 bytes */
-#define SEGMENT_CHUNK 1024u		   /* what a segment is allocated as: the smallest size that has a tag */
+#define SEGMENT_CHUNK 1024u		  /* what a segment is allocated as: the smallest size that has a tag */
 #define WAITER_INTERESTS (WAITER_SEGMENTS * WAITER_SEGMENT_BITS)
 
 struct pool_waiter {
@@ -241,8 +241,8 @@ static_assert(sizeof(struct pool_waiter) == 576, "waiter");
 /* ---- endpoints ---------------------------------------------------------- */
 
 /* armed words: what the other side has to do after it published. 0: nothing. */
-#define ARMED_FUTEX 1u /* somebody sleeps on the word itself (futex) */
-#define ARMED_WATCH 2u /* some watch has this direction armed */
+#define ARMED_FUTEX 1u		  /* somebody sleeps on the word itself (futex) */
+#define ARMED_WATCH 2u		  /* some watch has this direction armed */
 #define ARMED_SEQUENCE 0x100u /* added by whoever arms for a futex sleep or wakes a listener's: bits 8-31 */
 
 /*
@@ -285,7 +285,7 @@ struct pool_endpoint {
 	shared_u64 tcp_received; /* bytes this side took out of TCP */
 	shared_u64 switch_at;	 /* stream offset at which this side leaves TCP for its ring; ~0: not yet */
 	shared_u32 tx_owner;	 /* member_ref inside a write, used only when ENDPOINT_SHARED */
-	shared_u32 cpu;      /* where the owner last waited, + 1; a hint for the other side's spinning */
+	shared_u32 cpu;			 /* where the owner last waited, + 1; a hint for the other side's spinning */
 	uint32_t reserved_b[2];
 
 	/* Line 3: who waits here; written by our side, read by the peer after each publish. */
@@ -305,6 +305,10 @@ static_assert(sizeof(struct pool_endpoint) == 384, "endpoint");
 
 /* ---- streams: one direction of a connection ------------------------------ */
 
+/* Rings of a stream at once: the one being read, up to the one being written. A power of two. */
+#define STREAM_RINGS 4u
+#define RING_INDEX(epoch) ((epoch) & (STREAM_RINGS - 1u))
+
 struct ring_desc {
 	struct chunk_ref chunk; /* size is a power of two */
 	uint64_t base;			/* the stream position of the ring's first byte */
@@ -314,17 +318,17 @@ struct ring_desc {
 struct pool_stream {
 	/* Producer's line. */
 	CACHE_ALIGNED shared_u64 tail; /* stream position after the last published byte */
-	shared_u32 producer_epoch;	   /* ring[epoch & 1] is being written */
+	shared_u32 producer_epoch;	   /* ring[RING_INDEX(epoch)] is being written */
 	shared_u32 fin;				   /* FLAGS_LIFE | 1: no byte after `tail` will come; published after the last tail */
 	uint32_t reserved_a[12];
 	/* Written by the producer, seldom: the ring in use and the next one. */
-	CACHE_ALIGNED struct ring_desc ring[2];
+	CACHE_ALIGNED struct ring_desc ring[STREAM_RINGS];
 	/* Consumer's line. */
 	CACHE_ALIGNED shared_u64 head; /* stream position of the next byte to read */
-	shared_u32 consumer_epoch;	   /* ring[epoch & 1] is being read */
+	shared_u32 consumer_epoch;	   /* ring[RING_INDEX(epoch)] is being read */
 	uint32_t reserved_b[13];
 };
-static_assert(sizeof(struct pool_stream) == 192, "stream");
+static_assert(sizeof(struct pool_stream) == 256, "stream");
 
 /* ---- connections ---------------------------------------------------------- */
 
@@ -366,7 +370,7 @@ struct pool_connection {
 	struct pool_endpoint endpoint[2]; /* by enum side */
 	struct pool_stream stream[2];	  /* by the producing side */
 };
-static_assert(sizeof(struct pool_connection) == 64 + 2 * 384 + 2 * 192, "connection");
+static_assert(sizeof(struct pool_connection) == 64 + 2 * 384 + 2 * 256, "connection");
 
 /* ---- listeners -------------------------------------------------------------- */
 
@@ -388,7 +392,7 @@ struct pool_listener {
 };
 static_assert(sizeof(struct pool_listener) % CACHE_LINE == 0, "listener");
 
-#define CONNECTION_CHUNK 1216u /* sizeof(struct pool_connection) */
+#define CONNECTION_CHUNK 1344u /* sizeof(struct pool_connection) */
 #define LISTENER_CHUNK 10944u  /* >= sizeof(struct pool_listener) */
 static_assert(sizeof(struct pool_connection) <= CONNECTION_CHUNK, "connection chunk");
 static_assert(sizeof(struct pool_listener) <= LISTENER_CHUNK, "listener chunk");

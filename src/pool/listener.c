@@ -154,18 +154,15 @@ static enum head_state look_at_head(struct pool_listener *listener, uint64_t *po
 
 	*position = head;
 	*word = seen;
-	if (seen == slot_word(round_of(head) + 1, 0)) { /* removed; the remover stopped before moving head */
-		advance(&listener->head, head);
-		return HEAD_MOVED;
-	}
 	if (seen >> OFFSET_BITS == round_of(head) && slot_offset(seen))
 		return HEAD_ENTRY;
 	if (load_peer(&listener->head) != head)
 		return HEAD_MOVED;
 	if (load_peer(&listener->tail) - head - 1 < ACCEPT_SLOTS) {
 		/*
-		 * Tail has passed a slot that holds no entry.  If it was filled since we looked, the CAS fails; else somebody
-		 * scribbled, and the hole must not hide what comes after it.
+		 * Tail has passed a slot that holds no entry: it was removed, by somebody who stopped before moving head; or it
+		 * was filled since we looked, and then remove_entry() does nothing; or somebody scribbled, and the hole must
+		 * not hide what comes after it.
 		 */
 		remove_entry(listener, head, seen);
 		return HEAD_MOVED;

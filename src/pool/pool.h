@@ -28,7 +28,7 @@ struct chunk_class_cache {
 };
 
 struct chunk_cache {
-	uint32_t frees;	 /* since the last trim */
+	uint32_t frees; /* since the last trim */
 	uint32_t partials;
 	uint32_t shortages; /* times that nothing was found */
 	struct chunk_class_cache class[CHUNK_CLASSES];

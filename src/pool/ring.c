@@ -12,11 +12,11 @@
  *
  * A hand-over and what a crash in it leaves:
  *
- *   producer e    consumer e     ring[e & 1] in use, the other empty
+ *   producer e    consumer c     ring[c] .. ring[e] in use (mod STREAM_RINGS), at least one other empty
  *   alloc                        the dead producer's chunk, named by nobody: settled with it
- *   write ring[(e+1) & 1]        chunk named, not used: ring_reap() of a successor, or the close, frees it
- *   producer e+1  consumer e     reader drains the old ring, up to the new one's base
- *   producer e+1  consumer e+1   old ring named, not used: as above
+ *   write ring[e+1]              chunk named, not used: ring_reap() of a successor, or the close, frees it
+ *   producer e+1  consumer c     reader drains each ring up to the next one's base
+ *   producer e+1  consumer c+1   ring[c] named, not used: as above
  */
 #include "ring.h"
 
@@ -24,14 +24,14 @@
 
 #include <errno.h>
 
-/* More than two rings can hold: the word was scribbled on. */
-#define STREAM_LIMIT (2ULL * RING_SIZE_LIMIT)
+/* More than all rings can hold: the word was scribbled on. */
+#define STREAM_LIMIT ((uint64_t)STREAM_RINGS * RING_SIZE_LIMIT)
 /* Each turn means that another consumer made progress meanwhile; nobody loses that often in a row. */
 #define RETRIES 1000
 
 static struct ring_desc desc_read(const struct pool_stream *stream, uint32_t epoch)
 {
-	const struct ring_desc *shared = &stream->ring[epoch & 1];
+	const struct ring_desc *shared = &stream->ring[RING_INDEX(epoch)];
 	struct ring_desc desc = {0};
 
 	desc.chunk.offset = read_once(shared->chunk.offset);
@@ -43,7 +43,7 @@ static struct ring_desc desc_read(const struct pool_stream *stream, uint32_t epo
 
 static void desc_write(struct pool_stream *stream, uint32_t epoch, struct chunk_ref chunk, uint64_t base)
 {
-	struct ring_desc *shared = &stream->ring[epoch & 1];
+	struct ring_desc *shared = &stream->ring[RING_INDEX(epoch)];
 
 	write_once(shared->base, base);
 	write_once(shared->chunk.tag, chunk.tag);
@@ -91,13 +91,14 @@ void stream_init(struct pool_stream *stream, struct chunk_ref first)
 	store_hint(&stream->head, 0);
 	store_hint(&stream->consumer_epoch, 0);
 	desc_write(stream, 0, first, 0);
-	desc_write(stream, 1, (struct chunk_ref){0}, 0);
+	for (uint32_t i = 1; i < STREAM_RINGS; i++)
+		desc_write(stream, i, (struct chunk_ref){0}, 0);
 }
 
-void stream_chunks(const struct pool_stream *stream, struct chunk_ref chunks[2])
+void stream_chunks(const struct pool_stream *stream, struct chunk_ref chunks[STREAM_RINGS])
 {
-	chunks[0] = desc_read(stream, 0).chunk;
-	chunks[1] = desc_read(stream, 1).chunk;
+	for (uint32_t i = 0; i < STREAM_RINGS; i++)
+		chunks[i] = desc_read(stream, i).chunk;
 }
 
 /* ---- producer ------------------------------------------------------------- */
@@ -134,12 +135,18 @@ void ring_reap(struct pool *pool, struct ring *ring)
 {
 	struct pool_stream *stream = ring->stream;
 	uint32_t epoch = load_own(&stream->producer_epoch);
+	uint32_t behind = epoch - load_peer(&stream->consumer_epoch);
 
-	if (read_once(stream->ring[(epoch + 1) & 1].chunk.offset) == 0 || load_peer(&stream->consumer_epoch) != epoch)
-		return;
-	/* Freed before forgotten: a crash in between is repeated, the tag makes that harmless. */
-	chunk_free(pool, desc_read(stream, epoch + 1).chunk);
-	desc_write(stream, epoch + 1, (struct chunk_ref){0}, 0);
+	if (behind >= STREAM_RINGS)
+		return; /* scribbled on */
+	/* The places after ours in the circle are the oldest ones, and those that nobody uses. */
+	for (uint32_t i = 1; i < STREAM_RINGS - behind; i++) {
+		if (read_once(stream->ring[RING_INDEX(epoch + i)].chunk.offset) == 0)
+			continue;
+		/* Freed before forgotten: a crash in between is repeated, the tag makes that harmless. */
+		chunk_free(pool, desc_read(stream, epoch + i).chunk);
+		desc_write(stream, epoch + i, (struct chunk_ref){0}, 0);
+	}
 }
 
 int ring_resize(struct pool *pool, struct ring *ring, uint64_t size)
@@ -151,7 +158,7 @@ int ring_resize(struct pool *pool, struct ring *ring, uint64_t size)
 
 	if (!is_ring_size(size))
 		return -EINVAL;
-	if (load_peer(&stream->consumer_epoch) != epoch)
+	if (epoch - load_peer(&stream->consumer_epoch) >= STREAM_RINGS - 1)
 		return -EBUSY;
 	ring_reap(pool, ring);
 	error = chunk_alloc(pool, size, SPAN_GENERIC, &chunk);
@@ -188,8 +195,9 @@ struct look {
 	uint64_t head;
 	uint64_t end; /* of what is readable in the ring in use */
 	uint64_t tail;
-	bool moving; /* the producer is in the next ring */
+	bool moving; /* the producer is in a later ring */
 	struct ring_desc next;
+	uint64_t next_end; /* of what is readable in the next one */
 };
 
 /* 0, -EAGAIN (another consumer changed something while we looked), -EPROTO. */
@@ -205,15 +213,16 @@ static int consumer_look(const struct pool *pool, struct ring *ring, struct look
 	/* Tail before epoch: a tail beyond the hand-over was published after it, so that we cannot miss that one. */
 	look->tail = load_peer(&stream->tail);
 	ahead = load_peer(&stream->producer_epoch) - epoch;
-	look->moving = ahead == 1;
+	look->moving = ahead > 0;
 	look->end = look->tail;
 	if (look->moving) {
 		look->next = desc_read(stream, epoch + 1);
 		look->end = look->next.base;
-		if (!desc_data(pool, &look->next) || look->tail - look->next.base > look->next.chunk.size)
+		look->next_end = ahead > 1 ? desc_read(stream, epoch + 2).base : look->tail;
+		if (!desc_data(pool, &look->next) || look->next_end - look->next.base > look->next.chunk.size)
 			goto suspicious;
 	}
-	if (ahead > 1 || (int64_t)(look->head - ring->base) < 0 || look->end - look->head > ring->mask + 1)
+	if (ahead >= STREAM_RINGS || (int64_t)(look->head - ring->base) < 0 || look->end - look->head > ring->mask + 1)
 		goto suspicious;
 	ring->cached = look->end;
 	return 0;
@@ -256,7 +265,7 @@ int64_t ring_peek_slow(const struct pool *pool, struct ring *ring, size_t want, 
 			return (int64_t)ready;
 		}
 		/* A look beyond the hand-over, without going there. */
-		ready = look.moving && look.tail - look.head > skip ? look.tail - look.head - skip : 0;
+		ready = look.moving && look.next_end - look.head > skip ? look.next_end - look.head - skip : 0;
 		if (ready > want)
 			ready = want;
 		next = (struct ring){.data = ring->data, .base = ring->base, .mask = ring->mask};

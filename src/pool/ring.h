@@ -4,14 +4,17 @@
  * consumer, growing by an in-band hand-over to a larger ring.
  *
  *   positions are stream offsets (64 bits, never wrap in practice);
- *   byte `pos` lives at ring[epoch & 1].data[(pos - base) & (size - 1)].
+ *   byte `pos` lives at ring[epoch].data[(pos - base) & (size - 1)].
  *
- * Growth:  producer (only while producer_epoch == consumer_epoch, i.e. the
- * last hand-over is complete): writes ring[(e+1)&1] = {chunk, base = tail},
+ * ring[] is a circle of STREAM_RINGS places, indexed by epoch: so many rings can
+ * hold one stream before its reader has moved at all.
+ *
+ * Growth:  producer (only while a place is free, i.e. it is fewer than
+ * STREAM_RINGS - 1 ahead): writes ring[e+1] = {chunk, base = tail},
  * publishes producer_epoch = e+1, then writes and publishes tail.
- * consumer: when head reaches the base of ring[(c+1)&1] and producer_epoch is
+ * consumer: when head reaches the base of ring[c+1] and producer_epoch is
  * ahead: publishes consumer_epoch = c+1 and goes on there.
- * producer: sees consumer_epoch == producer_epoch and frees the old ring
+ * producer: sees how far consumer_epoch came and frees the rings before it
  * (chunk_free is idempotent, so a crash in between loses nothing).
  *
  * Orders: data -> publish(tail) pairs with load_peer(tail) -> data;
@@ -66,8 +69,8 @@ struct ring_area {
 
 /* Before the stream is published: the first ring. */
 void stream_init(struct pool_stream *stream, struct chunk_ref first);
-/* Both rings' chunks, as they are now (offset 0 where none), for freeing after both sides closed. */
-void stream_chunks(const struct pool_stream *stream, struct chunk_ref chunks[2]);
+/* All rings' chunks, as they are now (offset 0 where none), for freeing after both sides closed. */
+void stream_chunks(const struct pool_stream *stream, struct chunk_ref chunks[STREAM_RINGS]);
 /* No byte after the last tail will come. */
 static inline bool stream_is_finished(const struct pool_stream *stream)
 {

@@ -105,6 +105,8 @@ int engine_listen(struct sock *sock, int fd, int backlog)
 			publish(&sock->listener.listener->backlog, (uint32_t)(backlog < 0 ? 0 : backlog) + 1);
 		return error;
 	}
+	if (sock_state_of(sock) == SOCK_SHM && sock->direct)
+		return -EINVAL; /* connected, as far as the program can tell */
 	if (sock_state_of(sock) != SOCK_FRESH)
 		return ENGINE_PASS;
 	error = port_listen(fd, backlog);
@@ -258,6 +260,10 @@ int engine_accept(struct sock *sock, int fd, struct sockaddr *address, socklen_t
 		if (!sock_is_still(sock, fd)) {
 			sock_unlock(&sock->receive_lock);
 			return -EBADF;
+		}
+		if (sock_state_of(sock) != SOCK_LISTENING) { /* shut down meanwhile: the kernel says what TCP says */
+			sock_unlock(&sock->receive_lock);
+			return ENGINE_PASS;
 		}
 		kernel_first = ++sock->accept_turn % KERNEL_TURN == 0;
 		result = kernel_first ? accept_kernel(sock, fd, address, length, flags)

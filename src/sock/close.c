@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/ioctl.h>
 
 static void wake_all(const struct sock *sock)
 {
@@ -67,6 +68,14 @@ void sock_disconnect(struct sock *sock)
 	epoll_sock_changed(sock);
 }
 
+/* Bytes that still came by TCP and that nobody read: closing resets, as with those in the ring. */
+static bool has_unread_tcp(const struct sock *sock)
+{
+	int waiting = 0;
+
+	return !sock->tcp_drained && port_ioctl(sock->fd, FIONREAD, &waiting) == 0 && waiting > 0;
+}
+
 void sock_close(struct sock *sock)
 {
 	epoll_sock_closed(sock);
@@ -78,11 +87,14 @@ void sock_close(struct sock *sock)
 		wake_own(sock, DIRECTION_READ);
 		listener_release(sock);
 	} else if (sock->holds) {
+		bool reset = false;
+
 		if (sock_state_of(sock) == SOCK_SHM) {
+			reset = sock->linger_reset || has_unread_tcp(sock);
 			sock_switch_sending(sock);
 			wake_all(sock);
 		}
-		let_go(sock, sock_state_of(sock) == SOCK_SHM && sock->linger_reset);
+		let_go(sock, reset);
 		detach(sock);
 	}
 	atomic_store_explicit(&sock->state, SOCK_CLOSED, memory_order_release);
@@ -133,7 +145,7 @@ int engine_shutdown(struct sock *sock, int fd, int how)
 		return -EINVAL;
 	if (!sock_is_still(sock, fd))
 		return -EBADF;
-	if (sock_got_reset(sock))
+	if (sock_is_finished(sock))
 		return -ENOTCONN;
 	if (how != SHUT_WR)
 		fetch_or_shared(&sock->endpoint->flags, ENDPOINT_SHUT_READ);

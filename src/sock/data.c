@@ -50,6 +50,32 @@ static int wait_for(struct sock *sock, enum direction direction, uint64_t deadli
 												 : sock_wait_mixed(sock, direction, deadline);
 }
 
+/*
+ * A blocked writer.  The first waits are short: a reader that does not move at all (it may be this very thread, later)
+ * is given a larger buffer instead of being waited for, as TCP's would be.
+ */
+#define STALL_LOOK_NS 1200000
+
+static int wait_for_room(struct sock *sock, uint64_t *deadline)
+{
+	uint64_t until;
+	int result;
+
+	if (!*deadline)
+		*deadline = deadline_of(sock->send_timeout_ns);
+	if (sock_state_of(sock) != SOCK_SHM || !stream_may_stall(sock))
+		return wait_for(sock, DIRECTION_WRITE, *deadline);
+	stream_note_full(sock);
+	until = port_now_ns() + STALL_LOOK_NS;
+	if (*deadline && *deadline < until)
+		return wait_for(sock, DIRECTION_WRITE, *deadline);
+	result = wait_for(sock, DIRECTION_WRITE, until);
+	if (result != -ETIMEDOUT)
+		return result;
+	stream_note_full(sock);
+	return 0;
+}
+
 /* ---- receiving ---- */
 
 static ssize_t receive_by_tcp(struct sock *sock, struct cursor *cursor, size_t length, int flags)
@@ -306,9 +332,7 @@ ssize_t engine_send(struct sock *sock, int fd, const struct iovec *iov, int coun
 			epoll_sock_full(sock);
 			return done ? done : -EAGAIN;
 		}
-		if (!deadline)
-			deadline = deadline_of(sock->send_timeout_ns);
-		n = wait_for(sock, DIRECTION_WRITE, deadline);
+		n = wait_for_room(sock, &deadline);
 		if (n < 0)
 			return done ? done : n == -ETIMEDOUT ? -EAGAIN : n;
 	}
@@ -416,9 +440,7 @@ ssize_t engine_sendfile(struct sock *sock, int fd, int in_fd, int64_t *offset, s
 			epoll_sock_full(sock);
 		if (n != -EAGAIN || !is_blocking(sock, 0))
 			return done ? (ssize_t)done : n;
-		if (!deadline)
-			deadline = deadline_of(sock->send_timeout_ns);
-		n = wait_for(sock, DIRECTION_WRITE, deadline);
+		n = wait_for_room(sock, &deadline);
 		if (n < 0)
 			return done ? (ssize_t)done : n == -ETIMEDOUT ? -EAGAIN : n;
 	}

@@ -82,6 +82,8 @@ void wake_own(const struct sock *sock, enum direction direction);
 /* The error that TCP would report now: 0, ECONNRESET, EPIPE; `take`: report it once. */
 int sock_pending_error(struct sock *sock, bool take);
 bool sock_got_reset(const struct sock *sock);
+/* Reset, or both directions ended: what TCP calls closed though the descriptor is open. (options.c) */
+bool sock_is_finished(const struct sock *sock);
 
 /* ---- proof.c: ways that were proven by an upgrade ---- */
 bool proof_stands(uint64_t netns, const struct pool_address *address, struct pool_address *source);

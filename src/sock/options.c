@@ -42,10 +42,12 @@ int engine_getsockname(struct sock *sock, int fd, struct sockaddr *address, sock
 int engine_getpeername(struct sock *sock, int fd, struct sockaddr *address, socklen_t *length)
 {
 	(void)fd;
-	if (!is_direct(sock))
+	if (sock_state_of(sock) != SOCK_SHM)
 		return ENGINE_PASS;
-	if (sock_got_reset(sock))
+	if (sock_is_finished(sock))
 		return -ENOTCONN;
+	if (!sock->direct)
+		return ENGINE_PASS;
 	if (!address || !length)
 		return -EFAULT;
 	if ((int)*length < 0)
@@ -66,6 +68,13 @@ static int answer(const void *from, size_t size, void *value, socklen_t *length)
 		*length = (socklen_t)size;
 	memcpy(value, from, *length);
 	return 0;
+}
+
+bool sock_is_finished(const struct sock *sock)
+{
+	/* Both directions ended: TCP's state is CLOSE. */
+	return sock_got_reset(sock) || (load_peer(&sock->endpoint->flags) & ENDPOINT_SHUT_WRITE &&
+									load_peer(&sock->peer->flags) & (ENDPOINT_SHUT_WRITE | ENDPOINT_CLOSED));
 }
 
 static uint8_t tcp_state(const struct sock *sock)
@@ -100,14 +109,14 @@ static int answer_tcp_info(const struct sock *sock, void *value, socklen_t *leng
 int engine_getsockopt(struct sock *sock, int fd, int level, int name, void *value, socklen_t *length)
 {
 	(void)fd;
-	if (sock_state_of(sock) != SOCK_SHM)
+	if (offer_advance(sock) != SOCK_SHM)
 		return ENGINE_PASS;
 	if (level == SOL_SOCKET && name == SO_ERROR) {
 		int error = sock_pending_error(sock, true);
 
 		return answer(&error, sizeof(error), value, length);
 	}
-	if (is_direct(sock) && level == IPPROTO_TCP && name == TCP_INFO)
+	if (level == IPPROTO_TCP && name == TCP_INFO)
 		return answer_tcp_info(sock, value, length);
 	return ENGINE_PASS;
 }
@@ -169,6 +178,7 @@ void options_inherit(const struct sock *listener, struct sock *accepted)
 	static const struct {
 		int level, name;
 	} inherited[] = {{SOL_SOCKET, SO_KEEPALIVE}, {IPPROTO_TCP, TCP_NODELAY}};
+	static const int buffers[] = {SO_RCVBUF, SO_SNDBUF};
 
 	accepted->receive_low = listener->receive_low;
 	accepted->linger_reset = listener->linger_reset;
@@ -180,6 +190,17 @@ void options_inherit(const struct sock *listener, struct sock *accepted)
 
 		if (port_getsockopt(listener->fd, inherited[i].level, inherited[i].name, &value, &length) == 0 && value)
 			port_setsockopt(accepted->fd, inherited[i].level, inherited[i].name, &value, sizeof(value));
+	}
+	for (size_t i = 0; i < 2; i++) {
+		int value = 0, own = 0;
+		socklen_t length = sizeof(value);
+
+		port_getsockopt(listener->fd, SOL_SOCKET, buffers[i], &value, &length);
+		port_getsockopt(accepted->fd, SOL_SOCKET, buffers[i], &own, &length);
+		if (value == own)
+			continue;
+		value /= 2; /* the kernel doubles what is set */
+		port_setsockopt(accepted->fd, SOL_SOCKET, buffers[i], &value, sizeof(value));
 	}
 }
 
@@ -209,7 +230,7 @@ int engine_ioctl(struct sock *sock, int fd, unsigned long request, void *argumen
 		}
 		return error;
 	}
-	if (sock_state_of(sock) != SOCK_SHM || (request != FIONREAD && request != SIOCOUTQ))
+	if ((request != FIONREAD && request != SIOCOUTQ) || offer_advance(sock) != SOCK_SHM)
 		return ENGINE_PASS;
 	if (!argument)
 		return -EFAULT;

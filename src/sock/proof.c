@@ -22,7 +22,7 @@ struct proof {
 	uint32_t epoch;
 	struct pool_address address;
 	struct pool_address source;
-	struct sock *pending;		 /* an offer is on its way; type-stable, may be another socket by now */
+	struct sock *pending; /* an offer is on its way; type-stable, may be another socket by now */
 	uint32_t pending_generation;
 };
 
@@ -44,7 +44,8 @@ static bool same_address(const struct pool_address *a, const struct pool_address
 	return a->port == b->port && a->scope == b->scope && memcmp(a->ip, b->ip, 16) == 0;
 }
 
-/* A client that opens many connections and uses none of them makes no other call by which its first offer would move on. */
+/* A client that opens many connections and uses none of them makes no other call by which its first offer would move
+ * on. */
 static void advance_pending(struct proof *proof)
 {
 	struct sock *pending;

@@ -15,8 +15,10 @@
 #include <errno.h>
 #include <string.h>
 
-#define PART_SIZE 32768u	   /* large writes are published in parts, so that both copies overlap */
-#define RING_SIZE_MOST 262144u /* a ring grows to this */
+#define PART_SIZE 32768u		   /* large writes are published in parts, so that both copies overlap */
+#define RING_SIZE_MOST 262144u	   /* a ring grows to this while its reader follows: it fits a CPU's cache */
+#define RING_SIZE_STALLED 2097152u /* and to this when the reader stands still: what TCP's buffers would take */
+#define STALLED_US 1000u
 #define SHRINK_IDLE_NS 1000000000ULL
 
 void wake_peer(const struct sock *sock, enum direction direction)
@@ -54,12 +56,19 @@ int sock_pending_error(struct sock *sock, bool take)
 
 /* ---- sending ---- */
 
+/* A reader that has not even come to the present ring stands still, or has much to catch up with. */
+static uint64_t most_size(const struct sock *sock, uint32_t behind)
+{
+	return behind || sock->stalled ? RING_SIZE_STALLED : RING_SIZE_MOST;
+}
+
 static bool can_grow(const struct sock *sock)
 {
 	const struct pool_stream *stream = sock->send.stream;
 
-	return !sock->grow_failed && ring_size(&sock->send) < RING_SIZE_MOST &&
-		   load_own(&stream->producer_epoch) == load_peer(&stream->consumer_epoch);
+	uint32_t behind = load_own(&stream->producer_epoch) - load_peer(&stream->consumer_epoch);
+
+	return !sock->grow_failed && behind < STREAM_RINGS - 1 && ring_size(&sock->send) < most_size(sock, behind);
 }
 
 bool sock_writable(const struct sock *sock)
@@ -82,22 +91,43 @@ void sock_switch_sending(struct sock *sock)
 /* A ring that the stream filled becomes larger; false: it cannot, or not now. */
 static bool grow(struct sock *sock, size_t wanted)
 {
+	const struct pool_stream *stream = sock->send.stream;
+	uint64_t most = most_size(sock, load_own(&stream->producer_epoch) - load_peer(&stream->consumer_epoch));
 	uint64_t size = ring_size(&sock->send);
 	int error;
 
-	if (size >= RING_SIZE_MOST || sock->grow_failed)
+	if (size >= most || sock->grow_failed)
 		return false;
-	size *= 4;
-	while (size < wanted * 2 && size < RING_SIZE_MOST)
+	size *= 8;
+	while (size < wanted * 2 && size < most)
 		size *= 2;
-	if (size > RING_SIZE_MOST)
-		size = RING_SIZE_MOST;
-	error = pool_ring_resize(sock->pool, &sock->send, size);
+	error = pool_ring_resize(sock->pool, &sock->send, size < most ? size : most);
 	if (error == -ENOMEM)
 		sock->grow_failed = true;
 	if (error == 0)
 		pool_count(sock->pool, COUNTER_RINGS_GROWN, 1);
 	return error == 0;
+}
+
+/* No room: has the reader stood still for so long that more has to be buffered?  Asked by writers that found no room.
+ */
+void stream_note_full(struct sock *sock)
+{
+	uint64_t head = load_peer(&sock->send.stream->head);
+	uint64_t now = port_ticks();
+
+	if (sock->full_head != head || sock->full_ticks == 0) {
+		sock->full_head = head;
+		sock->full_ticks = now;
+		sock->stalled = false;
+	} else if (now - sock->full_ticks > STALLED_US * port_ticks_per_us()) {
+		sock->stalled = true;
+	}
+}
+
+bool stream_may_stall(const struct sock *sock)
+{
+	return !sock->stalled && !sock->grow_failed && ring_size(&sock->send) < RING_SIZE_STALLED;
 }
 
 /* Where in the iovec we are. */
@@ -114,7 +144,8 @@ static void cursor_out(struct cursor *cursor, unsigned char *to, size_t length)
 		size_t here = cursor->iov->iov_len - cursor->offset;
 		size_t n = here < length ? here : length;
 
-		memcpy(to, (const unsigned char *)cursor->iov->iov_base + cursor->offset, n);
+		if (n)
+			memcpy(to, (const unsigned char *)cursor->iov->iov_base + cursor->offset, n);
 		to += n;
 		length -= n;
 		cursor->offset += n;
@@ -131,7 +162,8 @@ static void cursor_in(struct cursor *cursor, const unsigned char *from, size_t l
 		size_t here = cursor->iov->iov_len - cursor->offset;
 		size_t n = here < length ? here : length;
 
-		memcpy((unsigned char *)cursor->iov->iov_base + cursor->offset, from, n);
+		if (n)
+			memcpy((unsigned char *)cursor->iov->iov_base + cursor->offset, from, n);
 		from += n;
 		length -= n;
 		cursor->offset += n;
@@ -161,8 +193,16 @@ static int send_refused(struct sock *sock)
  */
 static bool swallowed_by_closed_peer(struct sock *sock)
 {
-	if (!(load_peer(&sock->peer->flags) & ENDPOINT_CLOSED))
+	uint32_t peer = load_peer(&sock->peer->flags);
+	bool shut = (peer & (ENDPOINT_SHUT_READ | ENDPOINT_SHUT_WRITE)) == (ENDPOINT_SHUT_READ | ENDPOINT_SHUT_WRITE);
+
+	if (!(peer & ENDPOINT_CLOSED) && !shut)
 		return false;
+	if (shut) { /* data for a side that shut down both ways resets it, too */
+		fetch_or_shared(&sock->endpoint->flags, ENDPOINT_RESET);
+		wake_peer(sock, DIRECTION_READ);
+		wake_peer(sock, DIRECTION_WRITE);
+	}
 	fetch_or_shared(&sock->endpoint->flags, ENDPOINT_GOT_RESET);
 	wake_own(sock, DIRECTION_READ);
 	wake_own(sock, DIRECTION_WRITE);
@@ -184,11 +224,15 @@ static void shrink_if_idle(struct sock *sock, size_t length)
 	uint64_t idle = now - sock->last_send_ticks;
 
 	sock->last_send_ticks = now;
-	if (size <= RING_SIZE_FIRST || length > RING_SIZE_FIRST || idle < SHRINK_IDLE_NS / 1000 * port_ticks_per_us())
+	if (ring_unread(&sock->send) != 0)
 		return;
-	sock->grow_failed = false;
-	if (ring_unread(&sock->send) == 0)
+	sock->stalled = false;
+	if (length <= RING_SIZE_FIRST && idle >= SHRINK_IDLE_NS / 1000 * port_ticks_per_us()) {
+		sock->grow_failed = false;
 		ring_resize(sock->pool, &sock->send, RING_SIZE_FIRST);
+	} else if (size > RING_SIZE_MOST) {
+		ring_resize(sock->pool, &sock->send, RING_SIZE_MOST); /* the reader follows again */
+	}
 }
 
 int64_t stream_reserve(struct sock *sock, size_t want, struct ring_area *area)
@@ -307,8 +351,7 @@ static ssize_t receive_nothing(struct sock *sock)
 static bool frees_writer(struct sock *sock, uint32_t epoch_before)
 {
 	const struct pool_stream *stream = sock->receive.stream;
-	uint32_t first = stream->ring[0].chunk.size, second = stream->ring[1].chunk.size;
-	uint64_t size = first > second ? first : second;
+	uint64_t size = stream->ring[RING_INDEX(load_peer(&stream->producer_epoch))].chunk.size;
 
 	return ring_available(&sock->receive) * 2 <= size || load_own(&stream->consumer_epoch) != epoch_before;
 }

@@ -25,6 +25,10 @@ ssize_t stream_receive_once(struct sock *sock, struct cursor *cursor, size_t len
  * themselves. */
 int64_t stream_reserve(struct sock *sock, size_t want, struct ring_area *area);
 void stream_commit(struct sock *sock, size_t length);
+/* A writer found no room; when the reader has stood still for a while, larger rings are allowed. */
+void stream_note_full(struct sock *sock);
+/* Could waiting a little show that the reader stands still, so that more can be buffered? */
+bool stream_may_stall(const struct sock *sock);
 /* Has everything that came by TCP been read?  Sets tcp_drained. */
 void stream_check_drained(struct sock *sock);
 

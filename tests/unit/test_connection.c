@@ -161,7 +161,7 @@ static void a_record_of_a_tcp_connection_has_no_rings(void **state)
 {
 	struct pool *pool = &fixture.member;
 	struct connection_ref ref = make(pool, false, false);
-	struct chunk_ref chunks[2];
+	struct chunk_ref chunks[STREAM_RINGS];
 
 	(void)state;
 	stream_chunks(&ref.connection->stream[0], chunks);
@@ -373,7 +373,7 @@ static void close_client(void *context)
 
 static void assert_untouched(const struct connection_ref *ref)
 {
-	struct chunk_ref chunks[2];
+	struct chunk_ref chunks[STREAM_RINGS];
 
 	assert_int_equal(flags(ref, SIDE_CLIENT) | flags(ref, SIDE_SERVER), 0);
 	assert_true(connection_side_open(ref, SIDE_CLIENT) && connection_side_open(ref, SIDE_SERVER));

@@ -110,6 +110,10 @@ static void other_kernels_namespaces_and_scopes_are_other_listeners(void **state
 	assert_true(directory_find_listener(&fixture.member, KERNEL, NETNS, &address, 5, &ref));
 	assert_false(directory_find_listener(&fixture.member, KERNEL + 1, NETNS, &address, 5, &ref));
 	assert_false(directory_find_listener(&fixture.member, KERNEL, NETNS + 1, &address, 5, &ref));
+	/* Recycled for another namespace: the word still leads there, the record no longer matches. */
+	here.listener->endpoint.netns++;
+	assert_false(directory_find_listener(&fixture.member, KERNEL, NETNS, &address, 5, &ref));
+	here.listener->endpoint.netns--;
 	assert_true(directory_find_cookie(&fixture.member, KERNEL, NETNS, here.listener->endpoint.cookie, &ref));
 	assert_int_equal(ref.offset, here.offset);
 	assert_false(directory_find_cookie(&fixture.member, KERNEL, NETNS + 1, here.listener->endpoint.cookie, &ref));

@@ -155,6 +155,11 @@ static void an_entry_whose_chunk_lives_on_elsewhere_is_not_accepted(void **state
 	struct connection_ref next = queued(&other);
 	assert_int_equal(next.offset, gone.offset);
 	assert_int_equal(listener_pop(pool, &listener, pool->self, &out), -EAGAIN);
+	/* Nor one that was queued on an earlier listener in this chunk. */
+	next.connection->listener_tag -= 2;
+	assert_int_equal(listener_push(pool, &other, &next), 0);
+	assert_int_equal(listener_pop(pool, &other, pool->self, &out), -EAGAIN);
+	next.connection->listener_tag += 2;
 	assert_int_equal(listener_push(pool, &other, &next), 0);
 	assert_int_equal(listener_pop(pool, &other, pool->self, &out), 0);
 	listener_close(pool, &listener, NULL, NULL);
@@ -532,6 +537,7 @@ static void a_client_stopped_anywhere_spares_the_next_listener(void **state)
 		assert_int_equal(next.offset, listener.offset);
 		if (child > 1)
 			pause_end(child);
+		assert_int_equal(listener_waiting(&next), 0);
 		for (int i = 0; i < 3; i++) {
 			ref = queued(&next);
 			assert_int_equal(listener_push(pool, &next, &ref), 0);
@@ -546,6 +552,74 @@ static void a_client_stopped_anywhere_spares_the_next_listener(void **state)
 		connection_move(&victim.ref, HANDSHAKE_QUEUED, HANDSHAKE_WITHDRAWN, 0);
 		close_both(&victim.ref);
 	}
+}
+
+static void a_client_stopped_anywhere_hears_of_the_close(void **state)
+{
+	struct pool *pool = &fixture.member;
+	struct pool client = fixture_join(&fixture);
+	long stride = 0;
+	pid_t child = 1;
+	(void)state;
+
+	for (long n = 0; child; n += stride) {
+		struct listener_ref listener = listen_with(10);
+		struct victim victim = {.pool = client, .listener = listener, .ref = queued(&listener)};
+
+		if (!stride) {
+			stride = step_stride(step_length(push_it_well, &victim));
+		} else {
+			child = pause_after(push_it, &victim, n);
+			if (child < 0)
+				skip();
+		}
+		listener_close(pool, &listener, NULL, NULL);
+		/* Pushed well it waits no longer, or the client has heard that it was not. */
+		if (child > 1 && !pause_end(child))
+			assert_int_equal(connection_handshake(&victim.ref, NULL), HANDSHAKE_REFUSED);
+		connection_move(&victim.ref, HANDSHAKE_QUEUED, HANDSHAKE_WITHDRAWN, 0);
+		close_both(&victim.ref);
+	}
+	assert_int_equal(used(), 0);
+}
+
+static void pop_it(void *context)
+{
+	struct victim *victim = context;
+	struct connection_ref ref;
+
+	_exit(listener_pop(&victim->pool, &victim->listener, victim->pool.self, &ref) != 0);
+}
+
+static void an_acceptor_stopped_anywhere_hides_no_client(void **state)
+{
+	struct listener_ref listener = listen_with(10);
+	struct pool *pool = &fixture.member;
+	struct victim victim = {.pool = fixture_join(&fixture), .listener = listener};
+	long stride = 0;
+	pid_t child = 1;
+	(void)state;
+
+	for (long n = 0; child; n += stride) {
+		struct connection_ref ref, out;
+		bool taken = false;
+
+		if (!stride) {
+			stride = step_stride(step_length(pop_it, &victim)) / 4 + 1; /* few places, all of them interesting */
+		} else {
+			child = pause_after(pop_it, &victim, n); /* from an empty queue */
+			if (child < 0)
+				skip();
+		}
+		ref = queued(&listener);
+		assert_int_equal(listener_push(pool, &listener, &ref), 0);
+		if (child > 1)
+			taken = pause_end(child);
+		assert_int_equal(listener_pop(pool, &listener, pool->self, &out), taken ? -EAGAIN : 0);
+		assert_int_equal(connection_handshake(&ref, NULL), HANDSHAKE_ACCEPTED);
+		close_both(&ref);
+	}
+	listener_close(pool, &listener, NULL, NULL);
 }
 
 static void random_bytes_crash_and_hang_nobody(void **state)
@@ -595,6 +669,8 @@ int main(void)
 		TEST(clients_and_acceptors_may_die_or_stop_anywhere),
 		TEST(killed_at_any_instruction_the_queue_works_on),
 		TEST(a_client_stopped_anywhere_spares_the_next_listener),
+		TEST(a_client_stopped_anywhere_hears_of_the_close),
+		TEST(an_acceptor_stopped_anywhere_hides_no_client),
 		TEST(random_bytes_crash_and_hang_nobody),
 	};
 

@@ -47,11 +47,11 @@ static void pair_open(struct pair *pair, uint64_t size)
 
 static void pair_close(struct pair *pair)
 {
-	struct chunk_ref chunks[2];
+	struct chunk_ref chunks[STREAM_RINGS];
 	struct chunk_usage usage;
 
 	stream_chunks(pair->stream, chunks);
-	for (int i = 0; i < 2; i++) {
+	for (uint32_t i = 0; i < STREAM_RINGS; i++) {
 		if (chunks[i].offset)
 			chunk_free(&pair->fixture.member, chunks[i]);
 	}
@@ -147,7 +147,6 @@ static void a_ring_grows_while_bytes_wait_in_the_old_one(void **state)
 	assert_int_equal(ring_resize(pool, &in, RING_SIZE_LIMIT * 2), -EINVAL);
 	assert_int_equal(ring_resize(pool, &in, 16384), 0);
 	assert_int_equal(ring_size(&in), 16384);
-	assert_int_equal(ring_resize(pool, &in, 32768), -EBUSY);
 	assert_int_equal(put(pool, &in, 16384), 16384); /* the whole new ring, whatever waits in the old one */
 	assert_int_equal(put(pool, &in, 1), 0);
 	assert_int_equal(ring_available(&out), 20384);
@@ -178,6 +177,44 @@ static void a_ring_grows_while_bytes_wait_in_the_old_one(void **state)
 	assert_int_equal(get(pool, &out, 100000), 0);
 	assert_int_equal(put(pool, &in, 5000), 4096);
 	assert_int_equal(get(pool, &out, 100000), 4096);
+	pair_close(&pair);
+}
+
+static void rings_line_up_while_the_reader_stands_still(void **state)
+{
+	struct pair pair;
+	(void)state;
+	pair_open(&pair, RING_SIZE_FIRST);
+	struct pool *pool = &pair.fixture.member;
+	struct ring in = {.stream = pair.stream}, out = in;
+	struct ring_area area = {0};
+	struct chunk_usage usage;
+	uint64_t size = RING_SIZE_FIRST, total = 0;
+
+	/* Each one full before the next is begun, until the circle is. */
+	for (uint32_t i = 0; i < STREAM_RINGS; i++, size *= 2) {
+		if (i)
+			assert_int_equal(ring_resize(pool, &in, size), 0);
+		assert_int_equal(put(pool, &in, (size_t)size), size);
+		total += size;
+	}
+	assert_int_equal(ring_resize(pool, &in, size), -EBUSY);
+	assert_int_equal(put(pool, &in, 1), 0);
+	assert_int_equal(ring_available(&out), total);
+	/* A look reaches into the next ring, not further. */
+	assert_int_equal(ring_peek(pool, &out, 100000, RING_SIZE_FIRST, &area), 2 * RING_SIZE_FIRST);
+	assert_true(is_pattern(&area, RING_SIZE_FIRST));
+	/* As soon as the first is left there is a place again, and the old chunk goes. */
+	assert_int_equal(get(pool, &out, RING_SIZE_FIRST), RING_SIZE_FIRST);
+	assert_int_equal(get(pool, &out, 1), 1);
+	assert_int_equal(ring_resize(pool, &in, RING_SIZE_FIRST), 0);
+	chunk_usage(&pair.fixture.agent, &usage);
+	assert_int_equal(usage.used, sizeof(struct pool_stream) + total);
+	assert_int_equal(put(pool, &in, 100), 100);
+	uint64_t rest = 0;
+	for (size_t n; (n = get(pool, &out, (size_t)total)) != 0;)
+		rest += n;
+	assert_int_equal(rest, total - RING_SIZE_FIRST - 1 + 100);
 	pair_close(&pair);
 }
 
@@ -431,8 +468,8 @@ static void scribbles_are_refused_and_lead_nowhere(void **state)
 		assert_true(ready >= 0 || ready == -EPROTO);
 		refused += ready < 0 || room < 0;
 		served += ready > 0;
-		assert_true(ring_available(&out) <= 2 * RING_SIZE_LIMIT);
-		assert_true(ring_unread(&out) <= 2 * RING_SIZE_LIMIT);
+		assert_true(ring_available(&out) <= (uint64_t)STREAM_RINGS * RING_SIZE_LIMIT);
+		assert_true(ring_unread(&out) <= (uint64_t)STREAM_RINGS * RING_SIZE_LIMIT);
 		ring_at_end(&out);
 	}
 	assert_true(refused > 1000 && served > 1000);
@@ -465,6 +502,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(bytes_come_out_in_order_around_the_end),
 		cmocka_unit_test(a_ring_grows_while_bytes_wait_in_the_old_one),
+		cmocka_unit_test(rings_line_up_while_the_reader_stands_still),
 		cmocka_unit_test(a_successor_goes_on_where_a_producer_died),
 		cmocka_unit_test(threads_stream_through_changing_rings),
 		cmocka_unit_test(processes_share_the_reading_side),

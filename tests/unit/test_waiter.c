@@ -179,6 +179,21 @@ static void watches_of_waiters_that_have_gone_are_reused(void **state)
 	endpoint_kick(pool, &list, DIRECTION_READ, NULL, &kick);
 	assert_int_equal(load_peer(&endpoint->watch[1]), 0);
 	assert_int_not_equal(load_peer(&endpoint->watch[0]), 0);
+	/* The next user of the same waiter is not told. */
+	watch_arm(&list, 3, WATCH_READ);
+	waiter_destroy(pool, &waiter[3]);
+	struct waiter next = make_waiter(1);
+	while (next.index != waiter[3].index)
+		next = make_waiter(1);
+	endpoint_kick(pool, &list, DIRECTION_READ, NULL, &kick);
+	assert_false(waiter_any(&next));
+	assert_int_equal(load_peer(&endpoint->watch[3]), 0);
+	/* Nor is anybody for an interest that there is not. */
+	uint64_t beyond = WATCH_VALID | WATCH_READ | (uint64_t)WAITER_INTERESTS << 24 | next.index |
+					  (uint64_t)(next.generation & 0xfffu) << 12;
+	store_hint(&endpoint->watch[3], beyond);
+	endpoint_kick(pool, &list, DIRECTION_READ, NULL, &kick);
+	assert_false(waiter_any(&next));
 }
 
 static void taking_leaves_what_does_not_fit(void **state)

@@ -229,6 +229,15 @@ class Stage:
         self.agent_pid = self.agent()[0]
         self.free_use = self.stat()
 
+    def another_pool(self, word, size="64M"):
+        """The socket of one more pool, stopped with the test."""
+        path = os.path.join(self.directory, word + ".sock")
+        subprocess.run([os.path.join(self.build, "src", "agent", "unclotd"), "--socket", path, "--size", size],
+                       env=self.environment, timeout=PATIENCE, check=True)
+        self.cleanups.append(lambda: subprocess.run([self.command, "stop", "--socket", path], env=self.environment,
+                                                    timeout=PATIENCE, check=False))
+        return path
+
     def unclot(self, *words, seconds=PATIENCE, status=0):
         done = subprocess.run([self.command, words[0], "--socket", self.socket, *words[1:]], env=self.environment,
                               timeout=seconds, capture_output=True, text=True, check=False)

@@ -210,6 +210,36 @@ def plain_client_comes_while_an_offer_stands(stage):
     stage.expect_free()
 
 
+# ---- several pools ----
+
+
+@test(pool=True)
+def process_in_several_pools(stage):
+    """In two by the public library, and, under `unclot run`, in a third one (whose sockets it could use) as well."""
+    others = [stage.another_pool("first"), stage.another_pool("second")]
+    for start in (stage.start, stage.run):
+        writer = start([stage.program("pools"), "write", *others])
+        writer.line("^ready$")
+        readers = [stage.start([stage.program("pools"), "read", path, number]) for number, path in enumerate(others)]
+        for number, reader in enumerate(readers):
+            expect(reader.json() == {"read": number}, "a reader")
+        expect(writer.term() == {"pools": 2}, "the writer")
+    stage.expect_free()
+
+
+@test(pool=True)
+def same_pool_by_library_and_by_sockets(stage):
+    """A program under `unclot run` joins by the library the pool that its sockets are in."""
+    writer = stage.run([stage.program("pools"), "write", stage.socket])
+    writer.line("^ready$")
+    expect(stage.run([stage.program("pools"), "read", stage.socket, 0]).json() == {"read": 0}, "the reader")
+    asked_server = stage.talk("serve")
+    asked(stage.talk("ask", "--port", asked_server.port(), "--warm", 1, "--connections", 5))
+    expect(writer.term() == {"pools": 1}, "the writer")
+    served(asked_server)
+    stage.expect_free()
+
+
 # ---- a hostile member ----
 
 

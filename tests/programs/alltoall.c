@@ -61,7 +61,7 @@ int main(int argc, char **argv)
 	MPI_Comm_size(MPI_COMM_WORLD, &ranks);
 	unsigned char *out = malloc((size_t)ranks * LARGEST);
 	unsigned char *in = malloc((size_t)ranks * LARGEST);
-	MPI_Request *requests = malloc((size_t)ranks * 2 * sizeof(*requests));
+	MPI_Request *requests = malloc((size_t)ranks * 2 * sizeof(MPI_Request));
 	if (!out || !in || !requests)
 		MPI_Abort(MPI_COMM_WORLD, 1);
 	for (int size = 1; size <= LARGEST; size = size < 64 ? size * 2 : size * 2 - size / 7) {

@@ -129,6 +129,14 @@ static void hold_for_child(void *context, struct sock *sock)
 	(void)context;
 	if (!sock->holds)
 		return;
+	/* Two processes could not leave TCP at one and the same byte: what has not left it yet stays. */
+	if (sock_state_of(sock) == SOCK_OFFERED || sock_state_of(sock) == SOCK_TAKEN)
+		offer_withdraw(sock, REASON_WITHDRAWN);
+	if (sock_state_of(sock) == SOCK_SHM && !sock->tcp_switched) {
+		sock_lock(&sock->send_lock);
+		sock_switch_sending(sock);
+		sock_unlock(&sock->send_lock);
+	}
 	fetch_or_shared(&endpoint->flags, ENDPOINT_SHARED);
 	endpoint_hold(endpoint, fork_child_member);
 }

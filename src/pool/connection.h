@@ -44,7 +44,10 @@ int connection_add_rings(struct pool *pool, const struct connection_ref *ref, ui
 /* The connection at `offset` if it is in use (any state). false otherwise. */
 bool connection_find(const struct pool *pool, uint64_t offset, struct connection_ref *ref);
 
-/* One CAS on the handshake: from -> to, slot = whoever moves it.  false when it was not in `from` any more. */
+/*
+ * One CAS on the handshake: from -> to, slot = whoever moves it (WITHDRAWN keeps the slot of who had TAKEN it, else 0).
+ * false when it was not in `from` any more.
+ */
 bool connection_move(const struct connection_ref *ref, enum handshake from, enum handshake to, uint32_t slot);
 enum handshake connection_handshake(const struct connection_ref *ref, uint32_t *slot);
 /* Opens the server side (sides |= SERVER).  false when the client side is closed already and nothing is left. */
@@ -60,12 +63,16 @@ bool endpoint_has_holders(const struct pool_endpoint *endpoint);
 
 /*
  * Closes one side: end of stream for the peer, or reset when `reset` or when unread bytes are left in its receiving
- * ring; frees everything when the other side is closed.  Idempotent.  Returns the armed bits (see waiter.h) that the
- * caller has to wake on the peer's endpoint, or 0 if it freed the connection: *peer_rx, *peer_tx tell what to wake. The
- * caller rings before it forgets `ref`; the peer's endpoint stays valid memory (type-stable) in any case.
+ * ring; frees everything when the other side is closed.  Idempotent, and safe against any other closer.  Closing the
+ * client's side also withdraws an offer that nobody has taken, and closes the server's side of a direct connection that
+ * nobody will accept (WITHDRAWN, slot 0).  The caller kicks the peer's endpoint afterwards, both directions: that is
+ * valid memory (type-stable) in any case.
  */
 void connection_close_side(struct pool *pool, const struct connection_ref *ref, enum side side, bool reset);
-/* Agent: frees a connection whose sides are both closed.  true if it was. */
+/*
+ * Agent: refuses one that is QUEUED on a listener that has closed; frees a connection whose sides are both closed, true
+ * if it was.
+ */
 bool connection_sweep(struct pool *pool, const struct connection_ref *ref);
 
 #endif

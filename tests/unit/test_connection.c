@@ -490,8 +490,10 @@ static void look_and_sweep(void *context, struct chunk_ref chunk, member_ref own
 
 	(void)owner;
 	(void)kind;
-	if (connection_find(context, chunk.offset, &ref))
+	if (connection_find(context, chunk.offset, &ref)) {
+		assert_int_equal(load_peer(&ref.connection->sides) >> 8, ref.tag); /* all of it was cleared before */
 		connection_sweep(context, &ref);
+	}
 }
 
 static void a_sweep_spares_what_is_being_made(void **state)

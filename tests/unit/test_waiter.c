@@ -192,6 +192,7 @@ static void watches_of_waiters_that_have_gone_are_reused(void **state)
 	uint64_t beyond = WATCH_VALID | WATCH_READ | (uint64_t)WAITER_INTERESTS << 24 | next.index |
 					  (uint64_t)(next.generation & 0xfffu) << 12;
 	store_hint(&endpoint->watch[3], beyond);
+	store_hint(&next.shared->summary[0], load_hint(&next.shared->segment[0])); /* what it would be taken for */
 	endpoint_kick(pool, &list, DIRECTION_READ, NULL, &kick);
 	assert_false(waiter_any(&next));
 }

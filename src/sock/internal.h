@@ -94,6 +94,8 @@ void proof_pending(uint64_t netns, const struct pool_address *address, struct so
 
 /* ---- readiness.c ---- */
 uint32_t kernel_events_of(int fd, short wanted);
+/* By memory alone: is there anything that ends a wait for that direction (also an end, an error, a close)? */
+bool sock_may_go_on(struct sock *sock, enum direction direction);
 
 /* ---- signals.c ---- */
 /* After a sleep was interrupted: should it be restarted (all handlers that ran since the mark were set with

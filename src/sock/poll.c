@@ -294,7 +294,8 @@ static void watch_all(struct call *call, struct sleeper *sleeper)
 			directions |= WATCH_READ;
 		if (sock_kernel_part(place->sock) == KERNEL_HINT)
 			directions = WATCH_READ | WATCH_WRITE;
-		store_hint(&place->list.endpoint->cpu, cpu);
+		if (load_hint(&place->list.endpoint->cpu) != cpu)
+			store_hint(&place->list.endpoint->cpu, cpu);
 		watch_arm(&place->list, place->watch, directions);
 	}
 }

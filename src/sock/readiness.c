@@ -70,6 +70,28 @@ static uint32_t stream_readiness(struct sock *sock)
 	return events;
 }
 
+/* What ends a wait for reading, and nothing else: a waiter that looks touches the line of the stream's tail only. */
+static bool stream_readable(struct sock *sock)
+{
+	if (!sock->tcp_drained)
+		stream_check_drained(sock);
+	return (sock->tcp_drained && (ring_available(&sock->receive) >= (uint64_t)sock->receive_low ||
+								  stream_is_finished(sock->receive.stream))) ||
+		   load_peer(&sock->endpoint->flags) & (ENDPOINT_SHUT_READ | ENDPOINT_GOT_RESET) ||
+		   load_peer(&sock->peer->flags) & (ENDPOINT_RESET | ENDPOINT_CLOSED);
+}
+
+bool sock_may_go_on(struct sock *sock, enum direction direction)
+{
+	if (sock_state_of(sock) == SOCK_CLOSED)
+		return true;
+	if (direction == DIRECTION_WRITE)
+		return sock_readiness_memory(sock) & (EPOLLOUT | EPOLLERR | EPOLLHUP);
+	if (sock_state_of(sock) == SOCK_SHM)
+		return stream_readable(sock);
+	return sock_readiness_memory(sock) & (EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP);
+}
+
 uint32_t sock_readiness_memory(struct sock *sock)
 {
 	switch (sock_state_of(sock)) {

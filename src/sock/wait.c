@@ -13,18 +13,6 @@
 
 #include <errno.h>
 
-static uint32_t wanted_events(enum direction direction)
-{
-	/* An end or an error ends either wait. */
-	return direction == DIRECTION_READ ? (uint32_t)(EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP)
-									   : (uint32_t)(EPOLLOUT | EPOLLERR | EPOLLHUP);
-}
-
-static bool is_ready_memory(struct sock *sock, enum direction direction)
-{
-	return sock_state_of(sock) == SOCK_CLOSED || (sock_readiness_memory(sock) & wanted_events(direction)) != 0;
-}
-
 #define KERNEL_ASK_US 8u /* while looking, the kernel's descriptor is asked this often */
 
 static short kernel_events(const struct sock *sock, enum direction direction)
@@ -47,7 +35,8 @@ static bool look(struct sock *sock, enum direction direction, bool mixed, const 
 	uint64_t budget, start, asked, us = port_ticks_per_us();
 	bool ready = false;
 
-	if (sock->endpoint)
+	/* The other side reads that line with every send: it is written only when there is news. */
+	if (load_hint(&sock->endpoint->cpu) != port_cpu() + 1)
 		store_hint(&sock->endpoint->cpu, port_cpu() + 1);
 	budget = spin_budget(spin, other);
 	if (budget == 0) {
@@ -56,7 +45,7 @@ static bool look(struct sock *sock, enum direction direction, bool mixed, const 
 	}
 	start = asked = port_ticks();
 	do {
-		ready = is_ready_memory(sock, direction);
+		ready = sock_may_go_on(sock, direction);
 		if (!ready && wanted && port_ticks() - asked > KERNEL_ASK_US * us) {
 			ready = kernel_events_of(sock->fd, wanted) != 0;
 			asked = port_ticks();
@@ -91,7 +80,7 @@ int sock_wait_memory(struct sock *sock, enum direction direction, uint64_t deadl
 		int64_t left = time_left(deadline_ns);
 		int error;
 
-		if (is_ready_memory(sock, direction))
+		if (sock_may_go_on(sock, direction))
 			return 0;
 		if (left == 0)
 			return -ETIMEDOUT;
@@ -100,8 +89,8 @@ int sock_wait_memory(struct sock *sock, enum direction direction, uint64_t deadl
 		pool_count(sock->pool, COUNTER_SLEEPS, 1);
 		error = port_futex_wait(word, armed, left);
 		if (error == -EINTR)
-			return is_ready_memory(sock, direction) ? 0 : -EINTR;
-		if (is_ready_memory(sock, direction))
+			return sock_may_go_on(sock, direction) ? 0 : -EINTR;
+		if (sock_may_go_on(sock, direction))
 			return 0;
 	}
 }
@@ -127,7 +116,7 @@ static int sleep_mixed(struct sock *sock, enum direction direction, int64_t left
 	if (watch >= 0) {
 		fds[1].fd = sleeper->eventfd;
 		watch_arm(&list, watch, direction == DIRECTION_READ ? WATCH_READ : WATCH_WRITE);
-		if (is_ready_memory(sock, direction) || !waiter_sleep_begin(&sleeper->waiter)) {
+		if (sock_may_go_on(sock, direction) || !waiter_sleep_begin(&sleeper->waiter)) {
 			uint32_t interest;
 
 			watch_release(&list, watch, &sleeper->waiter, 0);
@@ -169,7 +158,7 @@ int sock_wait_mixed(struct sock *sock, enum direction direction, uint64_t deadli
 		int64_t left = time_left(deadline_ns);
 		int result;
 
-		if (is_ready_memory(sock, direction))
+		if (sock_may_go_on(sock, direction))
 			return 0;
 		switch (sock_kernel_part(sock)) {
 		case KERNEL_NONE:

@@ -505,6 +505,9 @@ static void a_sweep_spares_what_is_being_made(void **state)
 	struct connection_ref *made = mmap(NULL, sizeof(*made), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	assert_ptr_not_equal(made, MAP_FAILED);
 	struct maker maker = {.pool = fixture_join(&fixture), .made = made};
+	/* Spans are claimed already, so that most of the instructions are the ones in question. */
+	make_slowly(&maker);
+	close_both(&(struct victim){.pool = maker.pool, .ref = *made});
 	for (long n = 0; child; n += stride) {
 		if (!stride) {
 			stride = step_stride(step_length(make_slowly, &maker));

@@ -78,15 +78,21 @@ static bool owner_is_alive(const struct settlement *settlement, member_ref owner
 	return seat_of(settlement->worker, owner) && slot_is_alive(settlement, MEMBER_SLOT(owner));
 }
 
-/* Takes the bits of the dead away; true when one of them was the last holder. */
-static bool unhold_dead(const struct settlement *settlement, struct pool_endpoint *endpoint)
+/*
+ * Takes the bits of the dead away; true when one of them was the last holder.  `peer`, if there is one, is woken: the
+ * dead may have published without coming to ring.
+ */
+static bool unhold_dead(const struct settlement *settlement, struct pool_endpoint *endpoint, struct pool_endpoint *peer)
 {
-	bool last = false;
+	bool last = false, held = false;
 	for (uint32_t i = 0; i < MEMBERS_MAX / 64u; i++) {
 		uint64_t bits = settlement->dead_slots[i] & load_peer(&endpoint->holders[i]);
+		held = held || bits;
 		for (; bits; bits &= bits - 1)
 			last = endpoint_unhold(endpoint, MEMBER_REF(i * 64u + (uint32_t)__builtin_ctzll(bits), 1));
 	}
+	if (held && peer)
+		doorbell_wake(settlement->worker, peer);
 	return last;
 }
 
@@ -131,7 +137,7 @@ static void look_at_client(const struct settlement *settlement, const struct con
 {
 	struct pool_endpoint *client = &ref->connection->endpoint[SIDE_CLIENT];
 	uint32_t slot;
-	unhold_dead(settlement, client);
+	unhold_dead(settlement, client, &ref->connection->endpoint[SIDE_SERVER]);
 	if (endpoint_has_holders(client))
 		return;
 	enum handshake state = connection_handshake(ref, &slot);
@@ -169,7 +175,7 @@ static void look_at_server(const struct settlement *settlement, const struct con
 	if (only_the_dead_hold(settlement, server) && connection_side_open(ref, SIDE_SERVER) &&
 		(state == HANDSHAKE_ACCEPTED || state == HANDSHAKE_WITHDRAWN || state == HANDSHAKE_CONFIRMED))
 		close_side(settlement, ref, SIDE_SERVER);
-	unhold_dead(settlement, server);
+	unhold_dead(settlement, server, &ref->connection->endpoint[SIDE_CLIENT]);
 	if (endpoint_has_holders(server))
 		return;
 	/* Taken, and perhaps not even opened. */
@@ -238,7 +244,7 @@ static void visit_listener(void *context, struct chunk_ref chunk, member_ref own
 	if (!listener)
 		return;
 	struct listener_ref ref = {.listener = listener, .offset = chunk.offset, .tag = chunk.tag};
-	bool was_last = unhold_dead(settlement, &listener->endpoint);
+	bool was_last = unhold_dead(settlement, &listener->endpoint, NULL);
 	if (endpoint_has_holders(&listener->endpoint))
 		return;
 	/* No holder and not open: a living owner may just be making it. */

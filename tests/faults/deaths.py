@@ -102,8 +102,8 @@ def kill_server_with_many_clients(stage):
 
 
 def write_and_exit(stage, agent, warm):
-    """1 MiB written, then _exit at once; the reader is slower."""
-    size = 1 << 20
+    """1 MiB written, then _exit at once; the reader is slower.  Without agent more, so that it is gone before the exit."""
+    size = 1 << 20 if agent else 16 << 20
     receiving = stage.talk("receive", "--listen", "--warm", warm, "--pause-ms", 2, "--bytes", size)
     sending = stage.talk("send", "--port", receiving.port(), "--warm", warm, "--bytes", size, "--exit-at-once")
     if not agent:

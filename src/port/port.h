@@ -90,6 +90,7 @@ int port_epoll_wait(int epoll, struct epoll_event *events, int max, int64_t time
 int port_eventfd(void); /* non-blocking, close-on-exec */
 int port_pidfd_self(void);
 int port_pid(void);
+bool port_process_lives(int pid); /* false for one that has ended, reaped or not */
 int port_tid(void);
 /* Moves a descriptor of ours to a high number (close-on-exec); the old one is closed.  The new number. */
 int port_move_high(int fd);

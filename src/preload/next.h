@@ -27,7 +27,8 @@
 /* X(result, name, parameters, arguments) */
 #define NEXT_FUNCTIONS(X)                                                                                              \
 	X(int, socket, (int domain, int type, int protocol), (domain, type, protocol))                                     \
-	X(int, sigaction, (int number, const struct sigaction *action, struct sigaction *old), (number, action, old))       \
+	X(int, mlockall, (int flags), (flags))                                                                             \
+	X(int, sigaction, (int number, const struct sigaction *action, struct sigaction *old), (number, action, old))      \
 	X(int, listen, (int fd, int backlog), (fd, backlog))                                                               \
 	X(int, accept, (int fd, struct sockaddr *address, socklen_t *length), (fd, address, length))                       \
 	X(int, accept4, (int fd, struct sockaddr *address, socklen_t *length, int flags), (fd, address, length, flags))    \

@@ -124,6 +124,29 @@ static ssize_t receive_once(struct sock *sock, int fd, struct cursor *cursor, si
 	return n;
 }
 
+/* MSG_WAITALL began before the socket stayed on TCP for good: the kernel gets the rest. What it adds. */
+static ssize_t receive_rest(struct sock *sock, struct cursor *cursor, size_t length, int flags)
+{
+	size_t done = 0;
+
+	while (done < length) {
+		struct iovec buffer = {(unsigned char *)cursor->iov->iov_base + cursor->offset,
+							   cursor->iov->iov_len - cursor->offset};
+		struct msghdr message = {.msg_iov = &buffer, .msg_iovlen = 1};
+		ssize_t n;
+
+		if (buffer.iov_len > length - done)
+			buffer.iov_len = length - done;
+		n = buffer.iov_len ? port_recvmsg(sock->fd, &message, flags) : 0;
+		if (n < 0 || (n == 0 && buffer.iov_len))
+			break;
+		done += (size_t)n;
+		cursor->iov++;
+		cursor->offset = 0;
+	}
+	return (ssize_t)done;
+}
+
 static void fill_message(struct msghdr *message, int flags)
 {
 	if (!message)
@@ -180,8 +203,12 @@ ssize_t engine_recv(struct sock *sock, int fd, const struct iovec *iov, int coun
 				break;
 			continue;
 		}
-		if (n == ENGINE_PASS && done == 0)
-			return ENGINE_PASS;
+		if (n == ENGINE_PASS) {
+			if (done == 0)
+				return ENGINE_PASS;
+			done += receive_rest(sock, &cursor, (size_t)(length - done), flags);
+			break;
+		}
 		if (n != -EAGAIN) {
 			if (done == 0 && n < 0)
 				return n;

@@ -101,6 +101,10 @@ int engine_select(int count, fd_set *reads, fd_set *writes, fd_set *excepts, int
 /* A handler of the program is about to run on this thread; `restart`: it was set with SA_RESTART. Async-signal-safe. */
 void engine_signal_arrived(bool restart);
 
+/* ---- memory ---- */
+/* The mapping of the pool, which must not be locked into memory or counted as the program's; NULL: none. */
+void *engine_mapping(size_t *size);
+
 /* ---- processes ---- */
 /* Around fork(): prepare in the parent before, then one of the two.  `child` false on the parent's side (also when fork
  * failed). */

@@ -72,6 +72,10 @@ static inline uint64_t deadline_of(int64_t timeout_ns)
 	return timeout_ns < 0 ? 0 : port_now_ns() + (uint64_t)timeout_ns;
 }
 
+/* ---- peer.c ---- */
+/* No agent: closes the other side if all its holders have ended. true if it did. */
+bool peer_settle(struct sock *sock);
+
 /* ---- stream.c ---- */
 /* Room enough to call the socket writable (the same predicate for poll, for wake-ups and for sleeping writers). */
 bool sock_writable(const struct sock *sock);

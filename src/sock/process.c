@@ -115,6 +115,12 @@ void engine_start(void)
 	adopt_inherited();
 }
 
+void *engine_mapping(size_t *size)
+{
+	*size = process.attached ? process.pool.size : 0;
+	return process.attached ? process.pool.base : NULL;
+}
+
 bool engine_is_on(void)
 {
 	return process.attached;

@@ -67,6 +67,20 @@ static int64_t time_left(uint64_t deadline_ns)
 	return now >= deadline_ns ? 0 : (int64_t)(deadline_ns - now);
 }
 
+/*
+ * A futex sleep cannot watch the link to the agent, so it has turns: rare ones to hear that the agent has gone, then
+ * short ones, after each of which the sleeper looks for the other side's death itself.
+ */
+#define TURN_NS 2000000000LL
+#define TURN_WITHOUT_AGENT_NS 50000000LL
+
+static int64_t turn_of(int64_t left)
+{
+	int64_t turn = agent_is_gone(&process.link) ? TURN_WITHOUT_AGENT_NS : TURN_NS;
+
+	return left >= 0 && left < turn ? left : turn;
+}
+
 int sock_wait_memory(struct sock *sock, enum direction direction, uint64_t deadline_ns)
 {
 	struct pool_endpoint *endpoint = sock->endpoint;
@@ -87,9 +101,13 @@ int sock_wait_memory(struct sock *sock, enum direction direction, uint64_t deadl
 		if (signals_break(&signals) || (deadline_ns && signals_came(&signals)))
 			return -EINTR; /* while looking: as if it had slept */
 		pool_count(sock->pool, COUNTER_SLEEPS, 1);
-		error = port_futex_wait(word, armed, left);
-		if (error == -EINTR)
-			return sock_may_go_on(sock, direction) ? 0 : -EINTR;
+		error = port_futex_wait(word, armed, turn_of(left));
+		if (sock_may_go_on(sock, direction))
+			return 0;
+		if (error == -EINTR && (deadline_ns || !signals_restart(&signals)))
+			return -EINTR;
+		if (error == -ETIMEDOUT && agent_look(&process.link))
+			peer_settle(sock);
 		if (sock_may_go_on(sock, direction))
 			return 0;
 	}

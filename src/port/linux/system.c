@@ -47,6 +47,22 @@ int port_futex_wake_private(_Atomic(uint32_t) *word, int how_many)
 	return (int)kernel(SYS_futex, word, FUTEX_WAKE_PRIVATE, how_many);
 }
 
+bool port_process_lives(int pid)
+{
+	struct pollfd ended = {.events = POLLIN};
+	struct timespec now = {0, 0};
+	bool lives;
+
+	if (pid <= 0)
+		return false;
+	ended.fd = (int)kernel(SYS_pidfd_open, pid, 0);
+	if (ended.fd < 0)
+		return ended.fd != -ESRCH;
+	lives = kernel(SYS_ppoll, &ended, 1, &now, NULL, 0) == 0;
+	kernel(SYS_close, ended.fd);
+	return lives;
+}
+
 /* ---- time and CPU ---- */
 
 /* clock_gettime is not interposed and costs no system call. */

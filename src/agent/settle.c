@@ -79,8 +79,8 @@ static bool owner_is_alive(const struct settlement *settlement, member_ref owner
 }
 
 /*
- * Takes the bits of the dead away; true when one of them was the last holder.  `peer`, if there is one, is woken: the
- * dead may have published without coming to ring.
+ * Takes the bits of the dead away; true when one of them was the last holder.  Where living ones remain, `peer` is
+ * woken: the dead may have published without coming to ring.
  */
 static bool unhold_dead(const struct settlement *settlement, struct pool_endpoint *endpoint, struct pool_endpoint *peer)
 {
@@ -91,7 +91,7 @@ static bool unhold_dead(const struct settlement *settlement, struct pool_endpoin
 		for (; bits; bits &= bits - 1)
 			last = endpoint_unhold(endpoint, MEMBER_REF(i * 64u + (uint32_t)__builtin_ctzll(bits), 1));
 	}
-	if (held && peer)
+	if (held && peer && endpoint_has_holders(endpoint))
 		doorbell_wake(settlement->worker, peer);
 	return last;
 }

@@ -244,14 +244,6 @@ static int accept_kernel(struct sock *sock, int listener_fd, struct sockaddr *ad
 	return fd;
 }
 
-/* The kernel takes the new descriptor before it waits: at the limit accept() fails at once. */
-static int has_free_descriptor(int like)
-{
-	int fd = port_fcntl(like, F_DUPFD_CLOEXEC, 0);
-
-	return fd < 0 ? fd : port_close(fd);
-}
-
 int engine_accept(struct sock *sock, int fd, struct sockaddr *address, socklen_t *length, int flags)
 {
 	uint64_t deadline = 0;
@@ -281,9 +273,6 @@ int engine_accept(struct sock *sock, int fd, struct sockaddr *address, socklen_t
 								  : accept_kernel(sock, fd, address, length, flags);
 		sock_unlock(&sock->receive_lock);
 		if (result != -EAGAIN || atomic_load(&sock->nonblock))
-			return result;
-		result = has_free_descriptor(fd);
-		if (result < 0)
 			return result;
 		if (!deadline)
 			deadline = deadline_of(sock->receive_timeout_ns);

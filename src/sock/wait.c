@@ -12,6 +12,7 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 
 #define KERNEL_ASK_US 8u /* while looking, the kernel's descriptor is asked this often */
 
@@ -167,6 +168,16 @@ static int sleep_mixed(struct sock *sock, enum direction direction, int64_t left
 	return result > 0 && fds[0].revents != 0;
 }
 
+/* accept() takes the new descriptor before it waits: at the limit it fails at once. */
+static int descriptor_is_free(const struct sock *sock)
+{
+	int fd = sock_state_of(sock) == SOCK_LISTENING ? port_fcntl(sock->fd, F_DUPFD_CLOEXEC, 0) : -EBADF;
+
+	if (fd >= 0)
+		port_close(fd);
+	return fd == -EMFILE || fd == -ENFILE ? fd : 0;
+}
+
 int sock_wait_mixed(struct sock *sock, enum direction direction, uint64_t deadline_ns)
 {
 	struct signal_mark signals = signals_mark();
@@ -193,6 +204,9 @@ int sock_wait_mixed(struct sock *sock, enum direction direction, uint64_t deadli
 			return kernel_events_of(sock->fd, kernel_events(sock, direction)) ? 0 : -ETIMEDOUT;
 		if (signals_break(&signals) || (deadline_ns && signals_came(&signals)))
 			return -EINTR; /* while looking: as if it had slept */
+		result = descriptor_is_free(sock);
+		if (result < 0)
+			return result;
 		result = sleep_mixed(sock, direction, left);
 		if (result > 0)
 			return 0;

@@ -11,8 +11,16 @@
 
 #define SPIN_MOST_US 100u
 #define SPIN_LEAST_US 4u
-#define SPIN_PROBE_US 150u	 /* long enough for a sleeping other side to wake up and answer */
-#define SPIN_PROBE_EVERY 32u /* a waiter that gave up looking tries again this often */
+#define SPIN_PROBE_US 150u /* long enough for a sleeping other side to wake up and answer */
+#define SPIN_PROBE_SELDOM 1024u
+
+/* A waiter that gave up looking tries again ever more seldom: after 32 waits, 64, 128, .. then every 1024. */
+static bool is_probe(uint32_t misses)
+{
+	if (misses >= SPIN_PROBE_SELDOM)
+		return misses % SPIN_PROBE_SELDOM == 0;
+	return misses >= 32 && (misses & (misses - 1)) == 0;
+}
 
 uint64_t spin_budget(const struct spin *spin, const struct pool_endpoint *peer)
 {
@@ -31,7 +39,7 @@ uint64_t spin_budget(const struct spin *spin, const struct pool_endpoint *peer)
 	if (spin->misses == 0 && spin->budget == 0)
 		return SPIN_MOST_US * us; /* nothing known yet */
 	if (spin->budget == 0)
-		return spin->misses % SPIN_PROBE_EVERY == 0 ? SPIN_PROBE_US * us : 0;
+		return is_probe(spin->misses) ? SPIN_PROBE_US * us : 0;
 	return (uint64_t)spin->budget * 64;
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""Builds UNCLOT, plain and with ASan and UBSan, and runs every test on both.
+"""Builds UNCLOT, plain, with ASan and UBSan, and with TSan, and runs every test on the first two, unit tests on the third.
 
 Called by ./test.  What it runs: the layout of the code (clang-format; with --lint clang-tidy as well), `meson test`,
 and every driver tests/NAME/run.py.  A driver takes --build DIR, ends with a line "N passed, N failed" and a status
@@ -32,7 +32,12 @@ BUILDS = {
     "sanitized": ("build-asan",
                   ["-Db_sanitize=address,undefined", "-Db_lundef=false", "-Doptimization=1", "-Ddebug=true"],
                   SANITIZER_ENVIRONMENT),
+    # Data races: the parts with threads of their own under test; few places to stop at, because each step is slow.
+    "threads": ("build-tsan",
+                ["-Db_sanitize=thread", "-Db_lundef=false", "-Doptimization=1", "-Ddebug=true"],
+                {"TSAN_OPTIONS": "halt_on_error=1", "UNCLOT_TEST_PLACES": "2"}),
 }
+ONLY_TESTS = {"threads": ["chunk", "ring", "waiter", "listener", "connection"]}
 
 
 class Tally:
@@ -194,7 +199,8 @@ def meson_tests(tally, name):
     start = time.monotonic()
     # One after the other: some measure that nothing happens, or how soon something does.
     status, out = run(["meson", "test", "-C", directory, "--no-rebuild", "--print-errorlogs",
-                       "--num-processes", "1", "--timeout-multiplier", "3" if env else "1"],
+                       "--num-processes", "1", "--timeout-multiplier", "3" if env else "1",
+                       *ONLY_TESTS.get(name, [])],
                       min(TIME_FOR_ONE, tally.left()), env)
     if not os.path.exists(log):
         if status == 0:
@@ -259,7 +265,8 @@ def main():
             if build(tally, name):
                 if not options.only or "meson" in options.only:
                     meson_tests(tally, name)
-                driver_tests(tally, name, options.only)
+                if name not in ONLY_TESTS:
+                    driver_tests(tally, name, options.only)
     print("%d passed, %d failed" % (tally.passed, tally.failed))
     return 1 if tally.failed or not tally.passed else 0
 

@@ -285,7 +285,7 @@ def parse():
     parser.add_argument("--flavours", default="direct,upgraded,first", type=lambda text: text.split(","))
     parser.add_argument("--modes", default="one,fork,exec", type=lambda text: text.split(","))
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--timeout", type=float, default=10, help="seconds that a case may take (default 10)")
+    parser.add_argument("--timeout", type=float, default=25, help="seconds that a case may take (default 25)")
     parser.add_argument("--json", metavar="FILE", help="write the outcomes there")
     parser.add_argument("--document", metavar="FILE", help="write docs/compatibility.md from the outcomes")
     parser.add_argument("--stability", type=int, metavar="N", help="run N times over TCP only: always the same?")

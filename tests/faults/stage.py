@@ -356,6 +356,8 @@ def find_build(given):
 
 
 def main(description):
+    # A shell starts background jobs with SIGINT ignored, and programs inherit that; with a handler here they do not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--build", metavar="DIR", help="the meson build directory")
     parser.add_argument("--only", action="append", metavar="WORD", help="only tests with this in their name")

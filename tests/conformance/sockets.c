@@ -58,13 +58,12 @@ int listen_at(const char *ip, int backlog)
 
 int own_port(int fd)
 {
-	struct sockaddr_storage address = {0};
+	struct sockaddr_in6 address = {0};
 	socklen_t length = sizeof(address);
 
 	if (getsockname(fd, (struct sockaddr *)&address, &length) < 0)
 		give_up("getsockname");
-	/* sin_port and sin6_port are at the same place. */
-	return ntohs(((struct sockaddr_in *)&address)->sin_port);
+	return ntohs(address.sin6_port); /* sin_port is at the same place */
 }
 
 int connect_to(int fd, const char *ip, int port)

@@ -205,14 +205,14 @@ int64_t port_lseek_set(int fd, int64_t offset)
 
 bool port_is_pipe(int fd)
 {
-	struct stat status;
+	struct stat status = {0};
 
 	return kernel(SYS_fstat, fd, &status) == 0 && S_ISFIFO(status.st_mode);
 }
 
 int64_t port_size_of(int fd)
 {
-	struct stat status;
+	struct stat status = {0};
 	int64_t error = kernel(SYS_fstat, fd, &status);
 
 	return error < 0 ? error : status.st_size;

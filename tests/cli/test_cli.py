@@ -554,12 +554,14 @@ class OtherUser(Case):
         shutil.copy(pathlib.Path(UNCLOT).parent.parent / "preload" / "libunclot-preload.so", self.place)
         environment = dict(self.environment, UNCLOT_LIBDIR=self.place)
         other = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", command]
-        for (name, *words), status, out in ((["run", "--", "echo", "ran"], 0, "ran\n"), (["ps"], 1, "")):
-            done = subprocess.run([*other, name, "--socket", f"{self.place}/mine.sock", *words],
-                                  env=environment, capture_output=True, text=True)
-            self.assertEqual((done.returncode, done.stdout), (status, out), done.stderr)
-            self.one_sentence(done.stderr, "may not enter")
-        self.unclot("stop", "--socket", f"{self.place}/mine.sock")
+        try:
+            for (name, *words), status, out in ((["run", "--", "echo", "ran"], 0, "ran\n"), (["ps"], 1, "")):
+                done = subprocess.run([*other, name, "--socket", f"{self.place}/mine.sock", *words],
+                                      env=environment, capture_output=True, text=True)
+                self.assertEqual((done.returncode, done.stdout), (status, out), done.stderr)
+                self.one_sentence(done.stderr, "may not enter")
+        finally:
+            self.unclot("stop", "--socket", f"{self.place}/mine.sock")
 
 
 class Service(Case):

@@ -2,8 +2,8 @@
 /*
  * main() of every conformance program, and the two sides taking turns.
  *
- *	PROGRAM --list				one case a line: name, modes, flavours, whether the path is asserted
- *	PROGRAM CASE FLAVOUR MODE	runs one
+ *	PROGRAM --list				one case a line: name, modes, flavours, whether the path is asserted, the IP that it
+ *needs PROGRAM CASE FLAVOUR MODE	runs one
  *
  * In modes fork and exec this process only waits for the two that it started.
  * The turn passes by one byte in a pipe; both ends stay open everywhere, so
@@ -248,12 +248,12 @@ static const struct test_case *find_case(const char *name)
 static void list_cases(void)
 {
 	for (const struct test_case *test = test_cases; test->name; test++)
-		printf("%s %s %s %s\n", test->name,
+		printf("%s %s %s %s %s\n", test->name,
 			   test->flags & CASE_ONE_PROCESS	  ? "one"
 			   : test->flags & CASE_TWO_PROCESSES ? "fork,exec"
 												  : "one,fork,exec",
 			   test->flags & CASE_NO_PAIR ? "first" : "direct,upgraded,first",
-			   test->flags & (CASE_NO_PAIR | CASE_ANY_PATH) ? "any" : "path");
+			   test->flags & (CASE_NO_PAIR | CASE_ANY_PATH) ? "any" : "path", test->flags & CASE_SIX ? "six" : "four");
 }
 
 static int above(int fd)

@@ -42,6 +42,7 @@
 #define CASE_TWO_PROCESSES 2u
 #define CASE_NO_PAIR 4u	 /* makes no connection of the usual kind: one flavour ("plain") is enough */
 #define CASE_ANY_PATH 8u /* the path is not asserted (the connection may rightly stay TCP) */
+#define CASE_SIX 16u	 /* connects to ::1 */
 
 struct test_case {
 	const char *name;

@@ -19,6 +19,7 @@ import pathlib
 import queue
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -103,6 +104,15 @@ class Pool:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
+def has_six():
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+        return True
+    except OSError:
+        return False
+
+
 def execute(command, env, patience):
     """Runs it in a session of its own; a hang ends with the transcript so far."""
     with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as out:
@@ -170,19 +180,25 @@ class Driver:
 
     def discover(self):
         runs = []
+        six, without = has_six(), 0
         for program in self.build.programs:
             if not os.path.exists(program):
                 fail(f"{program} is not built")
             listed = subprocess.run([program, "--list"], check=True, capture_output=True, text=True,
                                     env=self.build.environment(True)).stdout
             for line in listed.splitlines():
-                case, modes, flavours, path = line.split()
+                case, modes, flavours, path, ip = line.split()
                 if self.arguments.only and not any(part in case for part in self.arguments.only):
+                    continue
+                if ip == "six" and not six:
+                    without += 1
                     continue
                 for mode in modes.split(","):
                     for flavour in flavours.split(","):
                         if mode in self.arguments.modes and flavour in self.arguments.flavours:
                             runs.append(Run(program, case, flavour, mode, path == "path"))
+        if without:
+            print(f"{without} cases are not run: this machine has no ::1")
         return runs
 
     def one(self, run):

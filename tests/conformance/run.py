@@ -29,6 +29,7 @@ import results
 
 HERE = pathlib.Path(__file__).resolve().parent
 EXPECTED = HERE / "expected-differences"
+REFERENCES = 4  # runs over TCP, at most, that one run under UNCLOT is compared with
 COUNTER = {"direct": "connections_direct", "upgraded": "connections_upgraded"}
 
 Run = collections.namedtuple("Run", "program case flavour mode asserted")
@@ -223,6 +224,13 @@ class Driver:
             self.pools.put(pool)
         counted = {name: value - before.get(name, 0) for name, value in after.items()}
         problems = problems_of(run, tcp, shm, counted, self.expected)
+        # The reference itself may vary (a signal that came before the sleep, on a busy machine): UNCLOT has to do what
+        # TCP does at least sometimes.  What UNCLOT printed stays as it is.
+        for _ in range(REFERENCES - 1):
+            if not problems or not {category for category, _ in problems} <= {"transcript", "test"}:
+                break
+            tcp = execute(command, self.build.environment(True), patience)
+            problems = problems_of(run, tcp, shm, counted, self.expected)
         return problems, tcp, shm
 
     def all(self):

@@ -123,3 +123,20 @@ void view_close(struct view *view)
 	view->pool.base = NULL;
 	agent_leave(&view->link);
 }
+
+bool view_asked_for(int argc, char **argv, const char *help, struct view *view, bool *as_json, int *status)
+{
+	static const struct option options[] = {{"json", no_argument, NULL, OPTION_JSON}, POOL_OPTIONS, {0}};
+	struct pool_choice choice = {0};
+	int option;
+	*as_json = false;
+	while ((option = option_next(argc, argv, options, help, &choice)) != -1) {
+		if (option != OPTION_JSON) {
+			*status = option_status(option);
+			return false;
+		}
+		*as_json = true;
+	}
+	*status = no_more_arguments(argc, argv) ? STATUS_FAILED : STATUS_USAGE;
+	return *status != STATUS_USAGE && view_open(view, &choice);
+}

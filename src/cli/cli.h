@@ -93,6 +93,11 @@ struct view {
 int view_try(struct view *view, const char *path);
 /* The same with the sentence printed; false on failure. */
 bool view_open(struct view *view, const struct pool_choice *choice);
+/*
+ * The same by the command's own words: --json and POOL_OPTIONS.  false: *status is what the command returns, a sentence
+ * or the help was printed.
+ */
+bool view_asked_for(int argc, char **argv, const char *help, struct view *view, bool *as_json, int *status);
 void view_close(struct view *view);
 
 /* ---- where our parts are (place.c) ---- */

@@ -290,25 +290,15 @@ static int show_table(const struct listing *listing)
 
 int command_ps(int argc, char **argv)
 {
-	static const struct option options[] = {{"json", no_argument, NULL, OPTION_JSON}, POOL_OPTIONS, {0}};
-	struct pool_choice choice = {0};
-	bool as_json = false;
-	int option;
-	while ((option = option_next(argc, argv, options, help, &choice)) != -1) {
-		if (option != OPTION_JSON)
-			return option_status(option);
-		as_json = true;
-	}
-	if (!no_more_arguments(argc, argv))
-		return STATUS_USAGE;
-
 	struct view view;
-	if (!view_open(&view, &choice))
-		return STATUS_FAILED;
+	bool as_json;
+	int status;
+	if (!view_asked_for(argc, argv, help, &view, &as_json, &status))
+		return status;
 	struct listing listing = {.pool = &view.pool};
 	chunk_walk(&view.pool, SPAN_LISTENER, visit_listener, &listing);
 	chunk_walk(&view.pool, SPAN_CONNECTION, visit_connection, &listing);
-	int status = STATUS_FAILED;
+	status = STATUS_FAILED;
 	if (listing.no_memory) {
 		say("no memory for the list");
 	} else {

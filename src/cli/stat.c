@@ -127,24 +127,14 @@ static int show_text(const struct pool *pool, const struct sums *sums)
 
 int command_stat(int argc, char **argv)
 {
-	static const struct option options[] = {{"json", no_argument, NULL, OPTION_JSON}, POOL_OPTIONS, {0}};
-	struct pool_choice choice = {0};
-	bool as_json = false;
-	int option;
-	while ((option = option_next(argc, argv, options, help, &choice)) != -1) {
-		if (option != OPTION_JSON)
-			return option_status(option);
-		as_json = true;
-	}
-	if (!no_more_arguments(argc, argv))
-		return STATUS_USAGE;
-
 	struct view view;
-	if (!view_open(&view, &choice))
-		return STATUS_FAILED;
+	bool as_json;
+	int status;
+	if (!view_asked_for(argc, argv, help, &view, &as_json, &status))
+		return status;
 	struct sums sums;
 	gather(&view.pool, &sums);
-	int status = as_json ? show_json(&view.pool, &sums) : show_text(&view.pool, &sums);
+	status = as_json ? show_json(&view.pool, &sums) : show_text(&view.pool, &sums);
 	view_close(&view);
 	return status;
 }

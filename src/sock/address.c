@@ -66,13 +66,18 @@ void address_to_system(const struct pool_address *address, uint16_t family, stru
 	*length = size;
 }
 
+bool address_is_ipv4(const struct pool_address *address)
+{
+	return memcmp(address->ip, mapped_prefix, sizeof(mapped_prefix)) == 0;
+}
+
 bool address_is_any(const struct pool_address *address)
 {
 	static const uint8_t zero[16];
 
 	if (memcmp(address->ip, zero, 16) == 0)
 		return true;
-	return memcmp(address->ip, mapped_prefix, 12) == 0 && memcmp(address->ip + 12, zero, 4) == 0;
+	return address_is_ipv4(address) && memcmp(address->ip + 12, zero, 4) == 0;
 }
 
 bool address_local_of(int fd, struct pool_address *out)

@@ -57,19 +57,12 @@ void connect_port_released(struct sock *sock)
 	}
 }
 
-static bool is_ipv4(const struct pool_address *address)
-{
-	static const uint8_t prefix[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
-
-	return memcmp(address->ip, prefix, sizeof(prefix)) == 0;
-}
-
 /* Connecting to "any" reaches this host. */
 static void resolve_any(struct pool_address *address)
 {
 	if (!address_is_any(address))
 		return;
-	if (is_ipv4(address)) {
+	if (address_is_ipv4(address)) {
 		address->ip[12] = 127;
 		address->ip[15] = 1;
 	} else {

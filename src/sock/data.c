@@ -188,7 +188,7 @@ ssize_t engine_recv(struct sock *sock, int fd, const struct iovec *iov, int coun
 		fill_message(message, flags);
 		return 0;
 	}
-	cursor_start(&cursor, iov, count);
+	cursor_start(&cursor, iov);
 	enough = flags & MSG_WAITALL ? (size_t)length : (size_t)sock->receive_low;
 	if (enough > (size_t)length)
 		enough = (size_t)length;
@@ -339,7 +339,7 @@ ssize_t engine_send(struct sock *sock, int fd, const struct iovec *iov, int coun
 	length = total_length(iov, count);
 	if (length < 0)
 		return length;
-	cursor_start(&cursor, iov, count);
+	cursor_start(&cursor, iov);
 	for (;;) {
 		ssize_t n;
 
@@ -384,7 +384,7 @@ static ssize_t file_into_ring(struct sock *sock, int in_fd, int64_t *offset, siz
 	ssize_t n;
 	int64_t room;
 
-	cursor_start(&none, NULL, 0);
+	cursor_start(&none, NULL);
 	n = stream_send_once(sock, &none, 0); /* only the checks of a send, and the switch */
 	if (n < 0)
 		return n;

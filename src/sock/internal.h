@@ -26,6 +26,7 @@ bool address_from_system(const struct sockaddr *address, socklen_t length, struc
 /* Writes as much as *length allows, then the full length, as the kernel does. family: of the socket. */
 void address_to_system(const struct pool_address *address, uint16_t family, struct sockaddr *out, socklen_t *length);
 socklen_t address_make(const struct pool_address *address, uint16_t family, struct sockaddr_storage *out);
+bool address_is_ipv4(const struct pool_address *address);
 bool address_is_any(const struct pool_address *address);
 bool address_local_of(int fd, struct pool_address *out);
 bool address_peer_of(int fd, struct pool_address *out);

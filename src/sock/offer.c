@@ -120,14 +120,6 @@ static void prove_if_taken(const struct sock *sock)
 		proof_add(sock->endpoint->netns, &sock->endpoint->peer, &sock->endpoint->local);
 }
 
-static bool try_lock(struct sock_lock *lock)
-{
-	uint32_t free_word = 0;
-
-	return atomic_compare_exchange_strong_explicit(&lock->word, &free_word, 1, memory_order_acquire,
-												   memory_order_relaxed);
-}
-
 /* CONFIRMED: both directions may leave TCP.  Under the state lock. */
 static void become_shm(struct sock *sock)
 {
@@ -137,7 +129,7 @@ static void become_shm(struct sock *sock)
 	prove_if_taken(sock);
 	atomic_store_explicit(&sock->state, SOCK_SHM, memory_order_release);
 	/* Whoever is sending now holds the lock and switches by itself at its next byte. */
-	if (try_lock(&sock->send_lock)) {
+	if (sock_try_lock(&sock->send_lock)) {
 		sock_switch_sending(sock);
 		sock_unlock(&sock->send_lock);
 	}

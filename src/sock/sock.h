@@ -130,6 +130,7 @@ static inline enum sock_state sock_state_of(const struct sock *sock)
 	return (enum sock_state)atomic_load_explicit(&sock->state, memory_order_acquire);
 }
 
+bool sock_try_lock(struct sock_lock *lock); /* without waiting */
 void sock_lock(struct sock_lock *lock);
 void sock_unlock(struct sock_lock *lock);
 

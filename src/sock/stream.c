@@ -131,10 +131,9 @@ bool stream_may_stall(const struct sock *sock)
 }
 
 /* Where in the iovec we are. */
-void cursor_start(struct cursor *cursor, const struct iovec *iov, int count)
+void cursor_start(struct cursor *cursor, const struct iovec *iov)
 {
 	cursor->iov = iov;
-	cursor->left = count;
 	cursor->offset = 0;
 }
 
@@ -209,11 +208,12 @@ static bool swallowed_by_closed_peer(struct sock *sock)
 	return true;
 }
 
-static bool corrupt(struct sock *sock)
+/* The stream cannot be what it says: reset. */
+static int64_t corrupt(struct sock *sock)
 {
 	pool_count(sock->pool, COUNTER_BAD_POOL, 1);
 	fetch_or_shared(&sock->endpoint->flags, ENDPOINT_GOT_RESET | ENDPOINT_RESET);
-	return true;
+	return -ECONNRESET;
 }
 
 /* An idle stream gives its large ring back when it begins to flow again with little. */
@@ -240,7 +240,7 @@ int64_t stream_reserve(struct sock *sock, size_t want, struct ring_area *area)
 	int64_t room = ring_reserve(sock->pool, &sock->send, want, area);
 
 	if (__builtin_expect(room < 0, 0))
-		return corrupt(sock) ? -ECONNRESET : 0;
+		return corrupt(sock);
 	if ((size_t)room < want && (size_t)room < PART_SIZE && grow(sock, want))
 		room = ring_reserve(sock->pool, &sock->send, want, area);
 	return room;
@@ -368,7 +368,7 @@ static ssize_t receive_memory(struct sock *sock, struct cursor *cursor, size_t l
 		int64_t n = ring_peek(sock->pool, &sock->receive, length - done, flags & MSG_PEEK ? done : 0, &area);
 
 		if (n < 0)
-			return corrupt(sock) ? -ECONNRESET : 0;
+			return corrupt(sock);
 		if (n == 0)
 			break;
 		if (!(flags & MSG_TRUNC)) {

@@ -11,10 +11,9 @@
 /* A place in an array of buffers; never moves past its end because the callers bound the length. */
 struct cursor {
 	const struct iovec *iov;
-	int left;
 	size_t offset;
 };
-void cursor_start(struct cursor *cursor, const struct iovec *iov, int count);
+void cursor_start(struct cursor *cursor, const struct iovec *iov);
 void cursor_skip(struct cursor *cursor, size_t length);
 
 /* Sends what fits now: bytes taken, or -EAGAIN (no room), -EPIPE, -ECONNRESET. */

@@ -46,17 +46,20 @@ int table_start(void)
 	return 0;
 }
 
-void sock_lock(struct sock_lock *lock)
+bool sock_try_lock(struct sock_lock *lock)
 {
 	uint32_t free_word = 0;
 
-	if (atomic_compare_exchange_strong_explicit(&lock->word, &free_word, 1, memory_order_acquire, memory_order_relaxed))
+	return atomic_compare_exchange_strong_explicit(&lock->word, &free_word, 1, memory_order_acquire,
+												   memory_order_relaxed);
+}
+
+void sock_lock(struct sock_lock *lock)
+{
+	if (sock_try_lock(lock))
 		return;
 	for (int i = 0; i < 100; i++) {
-		free_word = 0;
-		if (atomic_load_explicit(&lock->word, memory_order_relaxed) == 0 &&
-			atomic_compare_exchange_strong_explicit(&lock->word, &free_word, 1, memory_order_acquire,
-													memory_order_relaxed))
+		if (atomic_load_explicit(&lock->word, memory_order_relaxed) == 0 && sock_try_lock(lock))
 			return;
 		port_pause();
 	}

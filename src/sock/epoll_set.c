@@ -360,6 +360,7 @@ void interest_remove(struct interest *interest, bool in_kernel)
 		set->in_kernel--;
 	}
 	set->hints -= interest->placed == PLACED_HINT;
+	set->in_memory -= interest->placed == PLACED_MEMORY;
 	interest->placed = PLACED_NOWHERE;
 	candidate_remove(interest);
 	watch_drop(interest);
@@ -516,6 +517,7 @@ int interest_place(struct interest *interest, bool renew)
 		return error;
 	moved_by_itself = !renew && interest->placed == PLACED_HINT && (place == PLACED_MEMORY || place == PLACED_HINT);
 	interest->set->hints += (place == PLACED_HINT) - (interest->placed == PLACED_HINT);
+	interest->set->in_memory += (place == PLACED_MEMORY) - (interest->placed == PLACED_MEMORY);
 	interest->placed = (uint8_t)place;
 	if (place == PLACED_KERNEL) {
 		watch_drop(interest);
@@ -552,7 +554,8 @@ static void inherit(struct epoll_set *set)
 	set->doorbell = -1;
 	set->inherited = set->shared = true;
 	set->free = set->head = set->tail = NULL;
-	set->users = set->sleepers = set->candidates = set->in_kernel = set->polled = set->hints = 0;
+	set->users = set->sleepers = set->candidates = set->polled = set->hints = 0;
+	set->in_kernel = set->in_memory = 0;
 	for (uint32_t index = set->used; index-- > 0;) {
 		struct interest *interest = set_interest(set, index);
 
@@ -563,6 +566,7 @@ static void inherit(struct epoll_set *set)
 			interest->next_of_sock = interest->sock->interests;
 			interest->sock->interests = interest;
 			set->in_kernel += is_in_kernel((enum placed)interest->placed);
+			set->in_memory += interest->placed == PLACED_MEMORY;
 			set->hints += interest->placed == PLACED_HINT;
 		} else {
 			interest->next = set->free;

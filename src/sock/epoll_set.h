@@ -67,6 +67,7 @@ struct epoll_set {
 	uint32_t sleepers;			  /* threads in the kernel's epoll_wait */
 	uint32_t users;				  /* threads inside a wait */
 	uint32_t in_kernel;			  /* interests with a registration in the kernel */
+	uint32_t in_memory;			  /* interests in memory alone */
 	uint32_t polled;			  /* interests without the watch that they need */
 	uint32_t candidates;
 	struct interest *head, *tail;

@@ -25,7 +25,8 @@
  *
  * Kernel descriptors in the same set are asked at least every ASK_WAITS-th wait and ASK_US microseconds in which
  * something of ours was ready; every POLL_WAITS-th and POLL_US when nothing was and the timeout is 0; every SPIN_ASK_US
- * while spinning; and by the sleep itself.  They come first then and get half of the room; with room for one event,
+ * while spinning; and by the sleep itself; and in every wait when no connection of the set is in memory, or they had
+ * something the last time.  They come first then and get half of the room; with room for one event,
  * every other time.
  */
 #include "epoll_set.h"
@@ -272,7 +273,7 @@ static bool kernel_is_due(struct epoll_set *set, uint32_t waits, uint32_t us)
 {
 	if (!has_kernel_part(set))
 		return false;
-	if (set->hints || atomic_load_explicit(&set->ask_now, memory_order_relaxed))
+	if (set->hints || !set->in_memory || atomic_load_explicit(&set->ask_now, memory_order_relaxed))
 		return true;
 	if (set->nested) /* the doorbell's edge has to be taken, or the set stays readable to who polls it */
 		return true;

@@ -5,9 +5,10 @@
  * Who calls it: the preload library.
  *
  * Each turn looks at our sockets in memory, which costs no system call.  The kernel is asked about the others (and
- * about its half of listeners and of sockets in transition) at the latest at the ASK_CALLS-th call or ASK_US
- * microseconds after the last time for the same set of descriptors, whatever is ready in memory; every SPIN_ASK_US
- * while spinning; and by the sleep.
+ * about its half of listeners and of sockets in transition) in every call when the set has no connection in memory, or
+ * when the kernel had something the last time; else at the latest at the ASK_CALLS-th call or ASK_US microseconds after
+ * the last time for the same set of descriptors, whatever is ready in memory; every SPIN_ASK_US while spinning; and by
+ * the sleep.
  *
  * No wake-up is lost: before sleeping, a watch of this thread's waiter is claimed and armed on each socket
  * (watch_arm(): armed bits; fence), then all are looked at again, then waiter_sleep_begin() (sleeping = 1; fence;
@@ -66,6 +67,7 @@ struct call {
 	const sigset_t *mask;
 	unsigned ours;		  /* descriptors with a part in memory */
 	unsigned kernel_part; /* descriptors with a part in the kernel */
+	unsigned all_memory;  /* descriptors with none */
 	unsigned ready;
 	unsigned unwatched;
 	struct sock *first;
@@ -164,6 +166,7 @@ static void look_memory(struct call *call)
 {
 	call->ready = 0;
 	call->kernel_part = 0;
+	call->all_memory = 0;
 	for (unsigned i = 0; i < call->count; i++) {
 		struct pollfd *entry = &call->fds[i];
 		struct place *place = &call->places[i];
@@ -176,6 +179,8 @@ static void look_memory(struct call *call)
 			events = sock_readiness_memory(place->sock);
 			if (sock_kernel_part(place->sock) != KERNEL_NONE)
 				call->kernel_part++;
+			else
+				call->all_memory++;
 		} else {
 			call->kernel_part++;
 			if (place->set && epoll_set_readable(place->set))
@@ -237,8 +242,10 @@ static int ask_kernel(struct call *call)
 
 static bool kernel_is_due(const struct call *call, uint32_t us)
 {
-	return call->kernel_part &&
-		   (call->slot->calls >= ASK_CALLS || port_ticks() - call->slot->asked_ticks >= us * port_ticks_per_us());
+	if (!call->kernel_part)
+		return false;
+	return call->slot->kernel_ready || call->slot->calls >= ASK_CALLS ||
+		   port_ticks() - call->slot->asked_ticks >= us * port_ticks_per_us();
 }
 
 static void look_for_a_while(struct call *call, int64_t timeout_ns)
@@ -386,7 +393,7 @@ static int poll_call(struct call *call, int64_t timeout_ns)
 		deadline_ns = port_now_ns() + (uint64_t)timeout_ns;
 	call->slot->calls++;
 	look_memory(call);
-	if (kernel_is_due(call, ASK_US) || (call->mask && !call->ready && timeout_ns == 0))
+	if (!call->all_memory || kernel_is_due(call, ASK_US) || (call->mask && !call->ready && timeout_ns == 0))
 		error = ask_kernel(call);
 	if (!call->ready && error < 0)
 		return error;

@@ -24,7 +24,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define RING_MAX (1u << 20)
+#define RING_MAX (1u << 22)
 #define STOP UINT64_MAX
 
 struct shared {
@@ -185,8 +185,8 @@ static double copy_once(struct shared *shared, int first, int second, size_t siz
 
 static void copy(struct shared *shared, int first, int second, double seconds, size_t size)
 {
-	static const uint64_t rings[] = {65536, 262144, 1048576};
-	static const uint64_t parts[] = {4096, 16384};
+	static const uint64_t rings[] = {65536, 262144, 1048576, RING_MAX};
+	static const uint64_t parts[] = {4096, 16384, 65536};
 	double best = 0;
 	uint64_t best_ring = 0, best_part = 0;
 

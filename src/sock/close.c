@@ -26,6 +26,7 @@ static void let_go(struct sock *sock, bool reset)
 	struct connection_ref ref = sock->connection;
 	struct watch_list peer = {.endpoint = sock->peer};
 
+	stream_forget(sock);
 	if (!sock->holds)
 		return;
 	sock->holds = false;

@@ -98,7 +98,9 @@ struct sock {
 	uint64_t offer_until_ns; /* OFFERED: withdrawn if nobody took it by then */
 	bool options_set;		 /* the program set an option that accepted sockets inherit */
 	bool kernel_nonblock;	 /* listeners: we made the kernel's descriptor non-blocking, the program did not */
+	bool large;				 /* counted among the large rings of the process */
 	bool stalled;			 /* the reader stood still with a full ring: more may be buffered */
+	uint64_t head_at_resize; /* where the reader stood when the ring in use was put up */
 	uint64_t full_head;		 /* where it stood when a writer first found no room, and when that was */
 	uint64_t full_ticks;
 	bool grow_failed;	  /* the pool had no larger ring: don't ask until the ring is empty again */

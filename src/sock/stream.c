@@ -15,9 +15,17 @@
 #include <errno.h>
 #include <string.h>
 
-#define PART_SIZE 32768u		   /* large writes are published in parts, so that both copies overlap */
-#define RING_SIZE_MOST 262144u	   /* a ring grows to this while its reader follows: it fits a CPU's cache */
-#define RING_SIZE_STALLED 2097152u /* and to this when the reader stands still: what TCP's buffers would take */
+#define PART_SIZE 32768u /* large writes are published in parts, so that both copies overlap */
+/*
+ * A ring that its stream keeps full grows to RING_SIZE_LARGE as long as the process has few such rings, else to
+ * RING_SIZE_MOST; when the reader stands still always to RING_SIZE_LARGE: what TCP's buffers would take.  Larger than
+ * a CPU's own cache is meant: what the writer's cache has passed on to the shared one comes to the reader's CPU several
+ * times faster than lines that the writer's cache still holds (docs/performance.md).  But all large rings together
+ * have to fit the shared cache.
+ */
+#define RING_SIZE_MOST 262144u
+#define RING_SIZE_LARGE 4194304u
+#define LARGE_RINGS_MOST 4u
 #define STALLED_US 1000u
 #define SHRINK_IDLE_NS 1000000000ULL
 
@@ -56,10 +64,43 @@ int sock_pending_error(struct sock *sock, bool take)
 
 /* ---- sending ---- */
 
-/* A reader that has not even come to the present ring stands still, or has much to catch up with. */
+static _Atomic(uint32_t) large_rings; /* of this process's senders */
+
+static void count_large(struct sock *sock, bool large)
+{
+	if (sock->large == large)
+		return;
+	sock->large = large;
+	atomic_fetch_add_explicit(&large_rings, large ? 1u : UINT32_MAX, memory_order_relaxed);
+}
+
+void stream_forget(struct sock *sock)
+{
+	count_large(sock, false);
+}
+
+static bool are_many_large(const struct sock *sock)
+{
+	return atomic_load_explicit(&large_rings, memory_order_relaxed) - sock->large >= LARGE_RINGS_MOST;
+}
+
+/* A reader that has taken nothing since the present ring was put up, and is not there yet, may be standing still. */
 static uint64_t most_size(const struct sock *sock, uint32_t behind)
 {
-	return behind || sock->stalled ? RING_SIZE_STALLED : RING_SIZE_MOST;
+	bool unmoved = behind && load_peer(&sock->send.stream->head) == sock->head_at_resize;
+
+	return unmoved || sock->stalled || !are_many_large(sock) ? RING_SIZE_LARGE : RING_SIZE_MOST;
+}
+
+static int resize(struct sock *sock, uint64_t size)
+{
+	int error = pool_ring_resize(sock->pool, &sock->send, size);
+
+	if (error)
+		return error;
+	sock->head_at_resize = load_peer(&sock->send.stream->head);
+	count_large(sock, size > RING_SIZE_MOST);
+	return 0;
 }
 
 static bool can_grow(const struct sock *sock)
@@ -101,7 +142,7 @@ static bool grow(struct sock *sock, size_t wanted)
 	size *= 8;
 	while (size < wanted * 2 && size < most)
 		size *= 2;
-	error = pool_ring_resize(sock->pool, &sock->send, size < most ? size : most);
+	error = resize(sock, size < most ? size : most);
 	if (error == -ENOMEM)
 		sock->grow_failed = true;
 	if (error == 0)
@@ -127,7 +168,7 @@ void stream_note_full(struct sock *sock)
 
 bool stream_may_stall(const struct sock *sock)
 {
-	return !sock->stalled && !sock->grow_failed && ring_size(&sock->send) < RING_SIZE_STALLED;
+	return !sock->stalled && !sock->grow_failed && ring_size(&sock->send) < RING_SIZE_LARGE;
 }
 
 /* Where in the iovec we are. */
@@ -216,22 +257,26 @@ static int64_t corrupt(struct sock *sock)
 	return -ECONNRESET;
 }
 
-/* An idle stream gives its large ring back when it begins to flow again with little. */
-static void shrink_if_idle(struct sock *sock, size_t length)
+/*
+ * An idle stream gives its large ring back when it begins to flow again with little; and so does one whose reader
+ * moves again, when there are many of them.
+ */
+static void shrink(struct sock *sock, size_t length)
 {
 	uint64_t size = ring_size(&sock->send);
 	uint64_t now = port_ticks();
 	uint64_t idle = now - sock->last_send_ticks;
+	bool empty = ring_unread(&sock->send) == 0;
 
 	sock->last_send_ticks = now;
-	if (ring_unread(&sock->send) != 0)
-		return;
-	sock->stalled = false;
-	if (length <= RING_SIZE_FIRST && idle >= SHRINK_IDLE_NS / 1000 * port_ticks_per_us()) {
+	if (empty || (sock->stalled && load_peer(&sock->send.stream->head) != sock->full_head))
+		sock->stalled = false;
+	if (empty && length <= RING_SIZE_FIRST && idle >= SHRINK_IDLE_NS / 1000 * port_ticks_per_us()) {
 		sock->grow_failed = false;
-		ring_resize(sock->pool, &sock->send, RING_SIZE_FIRST);
-	} else if (size > RING_SIZE_MOST) {
-		ring_resize(sock->pool, &sock->send, RING_SIZE_MOST); /* the reader follows again */
+		resize(sock, RING_SIZE_FIRST);
+	} else if (size > RING_SIZE_MOST && !sock->stalled && are_many_large(sock) &&
+			   load_peer(&sock->send.stream->head) != sock->head_at_resize) {
+		resize(sock, RING_SIZE_MOST);
 	}
 }
 
@@ -266,7 +311,7 @@ ssize_t stream_send_once(struct sock *sock, struct cursor *cursor, size_t length
 	if (swallowed_by_closed_peer(sock))
 		return (ssize_t)length;
 	if (__builtin_expect(ring_size(&sock->send) > RING_SIZE_FIRST, 0))
-		shrink_if_idle(sock, length);
+		shrink(sock, length);
 	if (__builtin_expect(sock->grow_failed, 0) && ring_unread(&sock->send) == 0)
 		sock->grow_failed = false;
 	while (done < length) {

@@ -28,6 +28,8 @@ void stream_commit(struct sock *sock, size_t length);
 void stream_note_full(struct sock *sock);
 /* Could waiting a little show that the reader stands still, so that more can be buffered? */
 bool stream_may_stall(const struct sock *sock);
+/* The socket lets its stream go: its ring no longer counts among the large ones of the process. */
+void stream_forget(struct sock *sock);
 /* Has everything that came by TCP been read?  Sets tcp_drained. */
 void stream_check_drained(struct sock *sock);
 

@@ -5,7 +5,7 @@
 Called by ./test.  What it runs: the layout of the code (clang-format; with --lint clang-tidy as well), `meson test`,
 and every driver tests/NAME/run.py.  A driver takes --build DIR, ends with a line "N passed, N failed" and a status
 that is not 0 when something failed.  Invariant: the last line printed is "N passed, N failed", alone, and what could
-not be run counts as failed.
+not be run counts as failed.  What failed is printed once more before it, because a reader may have only the end.
 """
 import argparse
 import glob
@@ -44,13 +44,16 @@ class Tally:
     def __init__(self):
         self.passed = self.failed = 0
         self.start = time.monotonic()
+        self.failures = []
 
     def left(self):
         return max(0.0, TIME_FOR_ALL - (time.monotonic() - self.start))
 
-    def add(self, what, passed, failed, took=None):
+    def add(self, what, passed, failed, took=None, out=""):
         self.passed += passed
         self.failed += failed
+        if failed:
+            self.failures.append((what, out))
         print("%-40s %4d passed, %d failed%s" % (what, passed, failed, "" if took is None else "  (%.0f s)" % took),
               flush=True)
 
@@ -112,6 +115,12 @@ def indent(text, lines=60):
     return "\n".join("    " + line for line in text.rstrip().splitlines()[-lines:])
 
 
+def without_passed(text):
+    """The output of a runner, less its lines that say "ok"."""
+    return "\n".join(line for line in text.splitlines()
+                     if line.strip() and not re.search(r"\b(ok|OK)(\s+[\d.]+\s?s)?\s*$", line))
+
+
 def sources():
     found = []
     for part in ("src", "include", "tests", "bench", "guest"):
@@ -157,7 +166,7 @@ def build(tally, name):
         status, out = run(argv, min(TIME_FOR_ONE, tally.left()))
         if status != 0:
             print(indent(out))
-            tally.add(name + ": build", 0, 1, time.monotonic() - start)
+            tally.add(name + ": build", 0, 1, time.monotonic() - start, out)
             return False
     tally.add(name + ": build", 1, 0, time.monotonic() - start)
     return True
@@ -206,7 +215,7 @@ def meson_tests(tally, name):
         if status == 0:
             return  # no test is defined
         print(indent(out))
-        tally.add(name + ": meson test", 0, 1)
+        tally.add(name + ": meson test", 0, 1, out=out)
         return
     passed, failed, names = meson_counts(log)
     if status != 0:
@@ -214,7 +223,7 @@ def meson_tests(tally, name):
         failed = failed or 1
     for one in names:
         print("    failed: " + one)
-    tally.add(name + ": meson test", passed, failed, time.monotonic() - start)
+    tally.add(name + ": meson test", passed, failed, time.monotonic() - start, out)
 
 
 def drivers(directory):
@@ -243,7 +252,7 @@ def driver_tests(tally, name, only):
             print(indent(out, 200))
             if status is None:
                 print("    stopped: it took too long")
-        tally.add("%s: tests/%s" % (name, part), passed, failed, time.monotonic() - start)
+        tally.add("%s: tests/%s" % (name, part), passed, failed, time.monotonic() - start, out)
 
 
 def main():
@@ -267,6 +276,9 @@ def main():
                     meson_tests(tally, name)
                 if name not in ONLY_TESTS:
                     driver_tests(tally, name, options.only)
+    for what, out in tally.failures:
+        print("failed: %s" % what)
+        print(indent(without_passed(out), 40))
     print("%d passed, %d failed" % (tally.passed, tally.failed))
     return 1 if tally.failed or not tally.passed else 0
 

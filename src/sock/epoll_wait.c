@@ -459,13 +459,13 @@ static int wait_found(struct wait *wait, uint64_t deadline_ns, int64_t timeout_n
 	}
 	if (wait->count == 0)
 		look_for_a_while(wait, timeout_ns);
-	if (wait->count == 0 && signals_came(&wait->signals))
-		return -EINTR; /* while looking: as if it had slept */
 	while (wait->count == 0) {
 		int64_t left = time_left(deadline_ns);
 
 		if (set->closed)
 			return -EBADF;
+		if (signals_came(&wait->signals))
+			return -EINTR; /* while looking, or between two turns of sleep: as if it had slept */
 		error = sleep_once(wait, left);
 		if (error < 0)
 			return error;

@@ -399,11 +399,11 @@ static int poll_call(struct call *call, int64_t timeout_ns)
 		return error;
 	if (!call->ready && timeout_ns != 0)
 		look_for_a_while(call, timeout_ns);
-	if (!call->ready && signals_came(&call->signals))
-		return -EINTR; /* while looking: as if it had slept */
 	while (!call->ready && timeout_ns != 0) {
 		int64_t left = time_left(timeout_ns, deadline_ns);
 
+		if (signals_came(&call->signals))
+			return -EINTR; /* while looking, or between two turns of sleep: as if it had slept */
 		error = sleep_once(call, left);
 		if (error < 0)
 			return error;

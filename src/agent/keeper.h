@@ -29,17 +29,21 @@ enum holding_kind {
 };
 
 /* holding.flags of links */
-#define LINK_CHILD 1u	/* came with FORK: its slot was reserved before it had a process */
-#define LINK_REFUSED 2u /* not one of ours: gets one answer, and is closed */
+#define LINK_CHILD 1u	 /* came with FORK: its slot was reserved before it had a process */
+#define LINK_REFUSED 2u	 /* not one of ours: gets one answer, and is closed */
+#define LINK_IMAGE 4u	 /* with LINK_CHILD: for the program that member `index` loads by exec() */
+#define LINK_SPAWNED 8u	 /* with LINK_CHILD: for the program that a child of member `index` loads */
+#define LINK_PARCEL 16u	 /* with LINK_CHILD: nobody comes; holds what is on its way */
+#define LINK_LOADING 32u /* the member calls exec() and hands nothing on: it ends with this link */
 
 struct holding {
 	uint32_t kind;
 	int32_t fd;
 	member_ref member;	 /* whose; 0: nobody's */
-	uint32_t index;		 /* doorbells: the waiter ... */
+	uint32_t index;		 /* doorbells: the waiter ...; links with LINK_IMAGE, LINK_SPAWNED: the announcing member */
 	uint32_t generation; /* ... and its generation */
-	int32_t pid;		 /* pidfds: of whom ... */
-	uint64_t start_time; /* ... and since when it runs */
+	int32_t pid;		 /* pidfds: of whom ...; LINK_SPAWNED: who will come */
+	uint64_t start_time; /* ... and since when it runs; LINK_IMAGE, LINK_SPAWNED: since when it is waited for, or 0 */
 	uint32_t flags;
 	uint32_t reserved;
 };

@@ -62,6 +62,59 @@ bool process_is_dead(int pidfd)
 	return poll(&entry, 1, 0) == 1 && entry.revents != 0;
 }
 
+/* What is mapped there, bits. */
+#define MAPPED_OURS 1
+#define MAPPED_LIBC 2
+#define MAPPED_LINKER 4
+#define MAPPED_VDSO 8
+
+/* Bits, or a negative errno. */
+static int mapped(int pid)
+{
+	static const struct {
+		const char *name;
+		int bit;
+	} known[] = {
+		{"/libunclot-preload", MAPPED_OURS},
+		{"/libc.", MAPPED_LIBC},
+		{"/libc-", MAPPED_LIBC},
+		{"/ld-", MAPPED_LINKER},
+		{"[vdso]", MAPPED_VDSO},
+	};
+	char path[64];
+	char line[4400];
+	snprintf(path, sizeof path, "/proc/%d/maps", pid);
+	FILE *file = fopen(path, "re");
+	if (!file)
+		return -errno;
+	int found = 0;
+	while (fgets(line, sizeof line, file)) {
+		for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+			found |= strstr(line, known[i].name) ? known[i].bit : 0;
+	}
+	int failed = ferror(file);
+	fclose(file);
+	return failed ? -EACCES : found;
+}
+
+/*
+ * The kernel maps the program, then its dynamic linker, then the vdso; the
+ * linker maps what is preloaded, and only then the libraries.  So a program with a vdso and no linker is not going to
+ * have ours, nor is one with libc and without ours.  The second look is there because one look is not of one moment.
+ */
+enum process_image process_image(int pid)
+{
+	int before = mapped(pid);
+	int found = before < 0 ? before : mapped(pid);
+	if (found < 0)
+		return IMAGE_HIDDEN;
+	if (found & MAPPED_OURS)
+		return IMAGE_OURS;
+	if (before & MAPPED_LIBC || (before & MAPPED_VDSO && !(found & MAPPED_LINKER)))
+		return IMAGE_FOREIGN;
+	return IMAGE_LOADING;
+}
+
 bool process_link_is_closed(int fd)
 {
 	struct pollfd entry = {.fd = fd, .events = 0};

@@ -12,6 +12,14 @@ int process_of_pidfd(int fd);
 int process_start_time(int pid, uint64_t *start_time);
 /* Does the pidfd say that its process has ended? */
 bool process_is_dead(int pidfd);
+/* What can be said of a program that a process began to load. */
+enum process_image {
+	IMAGE_LOADING, /* its libraries are not there yet */
+	IMAGE_OURS,	   /* the preload library is */
+	IMAGE_FOREIGN, /* it never will be */
+	IMAGE_HIDDEN,  /* we may not look */
+};
+enum process_image process_image(int pid);
 /* Has the other end of the link been closed by everybody? */
 bool process_link_is_closed(int fd);
 

@@ -206,6 +206,13 @@ static bool is_link_end(int fd)
 		   getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) == 0 && domain == AF_UNIX && type == SOCK_SEQPACKET;
 }
 
+static const uint32_t successor_flags[] = {
+	[AGENT_CHILD] = LINK_CHILD,
+	[AGENT_IMAGE] = LINK_CHILD | LINK_IMAGE,
+	[AGENT_SPAWNED] = LINK_CHILD | LINK_SPAWNED,
+	[AGENT_PARCEL] = LINK_CHILD | LINK_PARCEL,
+};
+
 static int fork_announced(struct worker *worker, struct request *request)
 {
 	member_ref parent = worker->held[request->at].member;
@@ -213,6 +220,8 @@ static int fork_announced(struct worker *worker, struct request *request)
 	if (!seat_of(worker, parent))
 		return -EPERM;
 	if (request->fd < 0 || !is_link_end(request->fd) || fstat(request->fd, &status) < 0)
+		return -EINVAL;
+	if (request->message.value >= sizeof successor_flags / sizeof *successor_flags)
 		return -EINVAL;
 	uint32_t known = link_with_inode(worker, status.st_ino);
 	if (known != NOWHERE) {
@@ -224,7 +233,11 @@ static int fork_announced(struct worker *worker, struct request *request)
 	member_ref child = reserve_slot(worker, parent);
 	if (!child)
 		return -ENOSPC;
-	struct holding link = {.kind = HOLDING_LINK, .fd = request->fd, .member = child, .flags = LINK_CHILD};
+	struct holding link = {.kind = HOLDING_LINK,
+						   .fd = request->fd,
+						   .member = child,
+						   .index = parent,
+						   .flags = successor_flags[request->message.value]};
 	request->fd = -1;
 	worker->seat[MEMBER_SLOT(child)] = (struct seat){.member = child, .pidfd = NOWHERE, .link = NOWHERE};
 	uint32_t at = holding_add(worker, &link);
@@ -242,15 +255,53 @@ static int child_came(struct worker *worker, struct request *request)
 	const struct holding *link = &worker->held[request->at];
 	const struct seat *seat = seat_of(worker, link->member);
 	uint64_t start_time;
-	if (!(link->flags & LINK_CHILD) || !seat)
+	if (!(link->flags & LINK_CHILD) || link->flags & LINK_PARCEL || !seat)
 		return -ESRCH;
 	int status = check_process(request, &start_time);
 	if (status < 0)
 		return status;
 	request->message.member = link->member;
-	if (seat->pidfd != NOWHERE)
-		return seat_is_of(worker, seat, request->sender.pid, start_time) ? 0 : -EBUSY;
-	return take_seat(worker, request, link->member, start_time);
+	if (link->flags & (LINK_IMAGE | LINK_SPAWNED)) { /* it has nothing yet */
+		request->message.value = worker->pool.size;
+		request->answer_fd = worker->pool_fd;
+	}
+	if (seat->pidfd != NOWHERE) {
+		if (!seat_is_of(worker, seat, request->sender.pid, start_time))
+			return -EBUSY;
+	} else {
+		/* A place is taken by the same process only. */
+		const struct seat *before = link->flags & LINK_IMAGE ? seat_of(worker, link->index) : NULL;
+		if (link->flags & LINK_IMAGE && !(before && seat_is_of(worker, before, request->sender.pid, start_time)))
+			return -ESRCH;
+		status = take_seat(worker, request, link->member, start_time);
+		if (status < 0)
+			return status;
+	}
+	heir_came(worker, request->at);
+	return 0;
+}
+
+static void loading(struct worker *worker, const struct request *request)
+{
+	struct holding *link = &worker->held[request->at];
+	if (!seat_of(worker, link->member))
+		return;
+	link->flags = request->message.value ? link->flags | LINK_LOADING : link->flags & ~LINK_LOADING;
+	holding_changed(worker, request->at);
+}
+
+static void spawned(struct worker *worker, const struct request *request)
+{
+	member_ref parent = worker->held[request->at].member;
+	const struct seat *seat = seat_of(worker, request->message.member);
+	if (!parent || !seat || seat->link == NOWHERE)
+		return;
+	struct holding *link = &worker->held[seat->link];
+	if (!(link->flags & LINK_SPAWNED) || link->index != parent)
+		return;
+	link->pid = (int32_t)request->message.value;
+	holding_changed(worker, seat->link);
+	heirs_expected(worker);
 }
 
 /* ---- the rest ---- */
@@ -331,6 +382,12 @@ static int dispatch(struct worker *worker, struct request *request)
 	case WIRE_LEAVE:
 		leave(worker, request);
 		return 1;
+	case WIRE_LOADING:
+		loading(worker, request);
+		return 1;
+	case WIRE_SPAWNED:
+		spawned(worker, request);
+		return 1;
 	default:
 		return -EPROTO;
 	}
@@ -398,15 +455,20 @@ void request_link_closed(struct worker *worker, uint32_t at)
 {
 	const struct seat *seat = seat_of(worker, worker->held[at].member);
 	bool refused = worker->held[at].flags & LINK_REFUSED;
+	if (seat && seat->link == at) {
+		/* Settled before the link goes: a next worker hears of its end again. */
+		if (seat->pidfd == NOWHERE)
+			heir_lost(worker, at); /* nobody has the other end any more */
+		else if (worker->held[at].flags & LINK_LOADING)
+			settle_member(worker, seat->member);
+	}
 	holding_drop(worker, at);
 	if (refused)
 		worker->refused--;
 	if (!seat || seat->link != at)
 		return;
 	worker->seat[MEMBER_SLOT(seat->member)].link = NOWHERE;
-	/* The child never came, and will not: nobody has the other end any more. */
-	if (seat->pidfd == NOWHERE)
-		settle_member(worker, seat->member);
+	heirs_expected(worker);
 }
 
 void request_serve(struct worker *worker, uint32_t at)

@@ -371,6 +371,7 @@ static void free_seat(struct worker *worker, struct seat *seat)
 		holding_changed(worker, seat->link);
 	}
 	*seat = (struct seat){.pidfd = NOWHERE, .link = NOWHERE};
+	heirs_of(worker, member);
 }
 
 void settle_members(struct worker *worker, const member_ref *dead, uint32_t count)

@@ -268,10 +268,13 @@ static void look(struct worker *worker)
 
 static int64_t patience_ns(const struct worker *worker)
 {
-	if (worker->look_at_ns == 0)
+	uint64_t at = worker->look_at_ns;
+	if (worker->heirs_at_ns && (at == 0 || worker->heirs_at_ns < at))
+		at = worker->heirs_at_ns;
+	if (at == 0)
 		return -1;
 	uint64_t now = port_now_ns();
-	return now >= worker->look_at_ns ? 0 : (int64_t)(worker->look_at_ns - now);
+	return now >= at ? 0 : (int64_t)(at - now);
 }
 
 /* Deaths are gathered, to be settled together. */
@@ -389,6 +392,7 @@ void worker_run(struct keeper *keeper, int channel)
 	}
 	recover(worker);
 	reserve_top_up(worker);
+	heirs_expected(worker);
 	if (keeper->workers > 1)
 		ask_again(worker);
 	for (;;) {
@@ -399,6 +403,8 @@ void worker_run(struct keeper *keeper, int channel)
 		for (int i = 0; i < count; i++)
 			serve(worker, &events[i], dead, &deaths);
 		settle_those_left(worker, dead, deaths);
+		if (worker->heirs_at_ns && port_now_ns() >= worker->heirs_at_ns)
+			heirs_look(worker);
 		if (worker->look_at_ns && port_now_ns() >= worker->look_at_ns)
 			look(worker);
 		reserve_top_up(worker);

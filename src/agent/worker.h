@@ -7,6 +7,7 @@
  * settle.c    what the dead leave behind
  * doorbell.c  waking members
  * reserve.c   memory for the pool
+ * heir.c      programs that are being loaded and take a member's place
  *
  * Invariant: what the pool says is never believed.  Who a link belongs to, who
  * is alive and which doorbell is whose is known from the holdings, which the keeper keeps.
@@ -50,6 +51,7 @@ struct worker {
 	/* When to look again without being told; 0: not at all. */
 	uint64_t look_at_ns;
 	uint64_t look_delay_ns;
+	uint64_t heirs_at_ns; /* the same for successors that are waited for */
 };
 
 /* In a process of its own: never returns. */
@@ -86,6 +88,19 @@ void settle_member(struct worker *worker, member_ref dead);
 void settle_members(struct worker *worker, const member_ref *dead, uint32_t count);
 /* Connections that nobody holds, orphaned spans that became empty. */
 void settle_sweep(struct worker *worker);
+
+/* ---- heir.c ---- */
+
+/* A member's link has ended, or a process was named: successors may be due. */
+void heirs_expected(struct worker *worker);
+/* Gives up those that will not come. */
+void heirs_look(struct worker *worker);
+/* The successor came: whose place it takes is settled. */
+void heir_came(struct worker *worker, uint32_t at);
+/* Its link has ended before it came. */
+void heir_lost(struct worker *worker, uint32_t at);
+/* A member was settled: what its process was going to load will not come. */
+void heirs_of(struct worker *worker, member_ref gone);
 
 /* ---- doorbell.c ---- */
 

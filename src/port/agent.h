@@ -46,6 +46,14 @@ int agent_deposit_doorbell(struct agent_link *link, uint32_t waiter, uint32_t ge
 /* The eventfd of somebody's waiter (high, close-on-exec). -ENOENT when it has gone. */
 int agent_fetch_doorbell(struct agent_link *link, uint32_t waiter, uint32_t generation);
 
+/* For whom a slot is reserved. */
+enum agent_successor {
+	AGENT_CHILD = 0,   /* of fork() */
+	AGENT_IMAGE = 1,   /* what this process loads next by exec(); it takes our place, our slot is settled then */
+	AGENT_SPAWNED = 2, /* what a child loads that is made at once with it (posix_spawn) */
+	AGENT_PARCEL = 3,  /* nobody: it holds what is on its way through a UNIX socket as long as the link has an end */
+};
+
 /*
  * Before fork(): makes the child's link and has a slot RESERVED for it.  *child_fd is inherited by the child.
  * 0 and the child's member_ref in *child.  The parent closes *child_fd after the fork; if the fork
@@ -55,6 +63,16 @@ int agent_fork_prepare(struct agent_link *link, int *child_fd, uint32_t *child);
 /* In the child, before anything of the application runs: takes over the prepared link, hands in our pidfd; slot becomes
  * LIVE. */
 int agent_fork_child(struct agent_link *link, int child_fd, uint32_t child);
+
+/* The same for another kind of successor; *fd is close-on-exec, and the caller may give it on. */
+int agent_reserve(struct agent_link *link, enum agent_successor successor, int *fd, uint32_t *member);
+/* In a new image: `fd` was inherited from who reserved `member` for us. As agent_join(); fd stays the caller's on
+ * failure. */
+int agent_succeed(struct agent_link *link, int fd, uint32_t member, struct agent_welcome *welcome);
+/* exec() follows and hands nothing on: with the link ends what we hold.  `loading` false: it failed. */
+void agent_loading(struct agent_link *link, bool loading);
+/* The slot reserved as AGENT_SPAWNED is for that process. */
+void agent_spawned(struct agent_link *link, uint32_t member, int pid);
 
 /* The pool's reserve of spans is (nearly) used up: asks for more memory and waits for the answer. 0, -ENOMEM. */
 int agent_want_memory(struct agent_link *link, uint64_t bytes);

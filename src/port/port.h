@@ -82,7 +82,10 @@ bool port_is_pipe(int fd);
 int64_t port_size_of(int fd); /* of the file behind it */
 int port_ioctl(int fd, unsigned long request, void *argument);
 int port_fcntl(int fd, int command, long argument);
-int port_open_read(const char *path); /* read-only, close-on-exec */
+int port_open_read(const char *path);	/* read-only, close-on-exec */
+int port_memory_file(const char *name); /* empty, in memory, close-on-exec, can be sealed */
+int port_seal(int fd);					/* of a memory file: from now on nobody changes it */
+bool port_is_sealed(int fd);			/* a memory file that port_seal() has seen */
 int port_ppoll(struct pollfd *fds, unsigned count, const struct timespec *timeout, const sigset_t *mask);
 int port_epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event);
 /* timeout_ns < 0: for ever; mask NULL: none. */

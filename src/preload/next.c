@@ -54,6 +54,12 @@ static FILE *first_fdopen(int fd, const char *mode)
 	return next.fdopen == first_fdopen ? NULL : next.fdopen(fd, mode);
 }
 
+static FILE *first_popen(const char *command, const char *mode)
+{
+	next_resolve();
+	return next.popen == first_popen ? NULL : next.popen(command, mode);
+}
+
 static FILE *first_freopen(const char *path, const char *mode, FILE *stream)
 {
 	next_resolve();
@@ -68,6 +74,7 @@ struct next_table next = {
 	.fcntl = first_fcntl,
 	.fdopen = first_fdopen,
 	.freopen = first_freopen,
+	.popen = first_popen,
 };
 
 /* Stores the next function called `name` in the entry, if there is one. */
@@ -88,5 +95,6 @@ void next_resolve(void)
 	resolve(&next.fcntl, "fcntl64");
 	resolve(&next.fdopen, "fdopen");
 	resolve(&next.freopen, "freopen");
+	resolve(&next.popen, "popen");
 	errno = saved;
 }

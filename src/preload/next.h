@@ -16,7 +16,9 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/select.h>
 #include <sys/socket.h>
@@ -105,6 +107,17 @@
 	X(int, fexecve, (int fd, char *const argv[], char *const envp[]), (fd, argv, envp))                                \
 	X(int, execveat, (int fd, const char *path, char *const argv[], char *const envp[], int flags),                    \
 	  (fd, path, argv, envp, flags))                                                                                   \
+	X(int, posix_spawn,                                                                                                \
+	  (pid_t * pid, const char *path, const posix_spawn_file_actions_t *actions, const posix_spawnattr_t *attributes,  \
+	   char *const argv[], char *const envp[]),                                                                        \
+	  (pid, path, actions, attributes, argv, envp))                                                                    \
+	X(int, posix_spawnp,                                                                                               \
+	  (pid_t * pid, const char *file, const posix_spawn_file_actions_t *actions, const posix_spawnattr_t *attributes,  \
+	   char *const argv[], char *const envp[]),                                                                        \
+	  (pid, file, actions, attributes, argv, envp))                                                                    \
+	X(int, posix_spawn_file_actions_adddup2, (posix_spawn_file_actions_t * actions, int fd, int target),               \
+	  (actions, fd, target))                                                                                           \
+	X(int, system, (const char *command), (command))                                                                   \
 	X(int, fclose, (FILE * stream), (stream))                                                                          \
 	X(int, fileno, (FILE * stream), (stream))                                                                          \
 	X(int, vdprintf, (int fd, const char *format, va_list arguments), (fd, format, arguments))                         \
@@ -119,6 +132,7 @@ struct next_table {
 	int (*ioctl)(int fd, unsigned long request, ...);
 	int (*fcntl)(int fd, int command, ...);
 	FILE *(*fdopen)(int fd, const char *mode);
+	FILE *(*popen)(const char *command, const char *mode);
 	FILE *(*freopen)(const char *path, const char *mode, FILE *stream);
 };
 

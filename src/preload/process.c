@@ -15,10 +15,15 @@
 #include "../port/port.h"
 
 #include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 extern char **environ;
@@ -125,40 +130,88 @@ HOOK int daemon(int keep_directory, int keep_streams)
 
 /* ---- loading programs ---- */
 
+/*
+ * No fork while a program is being loaded: the child would have what is meant
+ * for the program.  A thread that cannot have the lock (a signal's handler, inside a fork) hands nothing on.
+ */
+static bool load_begin(void)
+{
+	struct timespec until;
+	if (!engine_is_on())
+		return false;
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec++;
+	return pthread_mutex_timedlock(&fork_lock, &until) == 0;
+}
+
+static void load_end(void)
+{
+	pthread_mutex_unlock(&fork_lock);
+}
+
+static bool exec_begin(char *const envp[])
+{
+	bool ready = load_begin();
+	if (ready)
+		engine_exec(envp);
+	return ready;
+}
+
+/* It returned, so it failed. */
+static int exec_failed(bool ready, int result)
+{
+	int saved = errno;
+	if (ready) {
+		engine_exec_failed();
+		load_end();
+	}
+	errno = saved;
+	return result;
+}
+
+static int exec_path(const char *path, char *const argv[], char *const envp[])
+{
+	/* Shells try one directory after the other: the agent has not to hear of those without the program. */
+	bool ready = access(path, X_OK) == 0 && exec_begin(envp);
+	return exec_failed(ready, next.execve(path, argv, envp));
+}
+
+static int exec_search(const char *file, char *const argv[], char *const envp[])
+{
+	bool ready = exec_begin(envp);
+	return exec_failed(ready, next.execvpe(file, argv, envp));
+}
+
 HOOK int execve(const char *path, char *const argv[], char *const envp[])
 {
-	engine_exec();
-	return next.execve(path, argv, envp);
+	return exec_path(path, argv, envp);
 }
 
 HOOK int execv(const char *path, char *const argv[])
 {
-	engine_exec();
-	return next.execve(path, argv, environ);
+	return exec_path(path, argv, environ);
 }
 
 HOOK int execvpe(const char *file, char *const argv[], char *const envp[])
 {
-	engine_exec();
-	return next.execvpe(file, argv, envp);
+	return exec_search(file, argv, envp);
 }
 
 HOOK int execvp(const char *file, char *const argv[])
 {
-	engine_exec();
-	return next.execvpe(file, argv, environ);
+	return exec_search(file, argv, environ);
 }
 
 HOOK int fexecve(int fd, char *const argv[], char *const envp[])
 {
-	engine_exec();
-	return next.fexecve(fd, argv, envp);
+	bool ready = exec_begin(envp);
+	return exec_failed(ready, next.fexecve(fd, argv, envp));
 }
 
 HOOK int execveat(int fd, const char *path, char *const argv[], char *const envp[], int flags)
 {
-	engine_exec();
-	return next.execveat(fd, path, argv, envp, flags);
+	bool ready = exec_begin(envp);
+	return exec_failed(ready, next.execveat(fd, path, argv, envp, flags));
 }
 
 /* How many arguments follow `first`, up to the NULL; execl() and its kin put them on the stack, so does libc. */
@@ -188,23 +241,173 @@ static void list_arguments(char **argv, const char *first, va_list arguments)
 	va_end(arguments);                                                                                                 \
 	va_start(arguments, last);                                                                                         \
 	list_arguments(argv, last, arguments);                                                                             \
-	engine_exec();                                                                                                     \
 	int result = (load);                                                                                               \
 	va_end(arguments);                                                                                                 \
 	return result
 
 HOOK int execl(const char *path, const char *first, ...)
 {
-	EXEC_LISTED(first, next.execve(path, argv, environ));
+	EXEC_LISTED(first, exec_path(path, argv, environ));
 }
 
 HOOK int execlp(const char *file, const char *first, ...)
 {
-	EXEC_LISTED(first, next.execvpe(file, argv, environ));
+	EXEC_LISTED(first, exec_search(file, argv, environ));
 }
 
 /* The environment follows the NULL: list_arguments() left `arguments` there. */
 HOOK int execle(const char *path, const char *first, ...)
 {
-	EXEC_LISTED(first, next.execve(path, argv, va_arg(arguments, char **)));
+	EXEC_LISTED(first, exec_path(path, argv, va_arg(arguments, char **)));
+}
+
+/* ---- a child and its program at once ---- */
+
+HOOK int posix_spawn_file_actions_adddup2(posix_spawn_file_actions_t *actions, int fd, int target)
+{
+	engine_spawn_duplicates(fd);
+	return next.posix_spawn_file_actions_adddup2(actions, fd, target);
+}
+
+typedef int (*spawn_function)(pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *,
+							  char *const[], char *const[]);
+
+static int spawn(spawn_function function, pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions,
+				 const posix_spawnattr_t *attributes, char *const argv[], char *const envp[])
+{
+	pid_t child = 0;
+	bool ready = load_begin();
+	if (ready)
+		engine_spawn(envp);
+	int error = function(&child, path, actions, attributes, argv, envp);
+	if (ready) {
+		engine_spawned(error ? 0 : child);
+		load_end();
+	}
+	if (pid && !error)
+		*pid = child;
+	return error;
+}
+
+HOOK int posix_spawn(pid_t *__restrict pid, const char *__restrict path,
+					 const posix_spawn_file_actions_t *__restrict actions,
+					 const posix_spawnattr_t *__restrict attributes, char *const argv[__restrict],
+					 char *const envp[__restrict])
+{
+	return spawn(next.posix_spawn, pid, path, actions, attributes, argv, envp);
+}
+
+HOOK int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t *actions,
+					  const posix_spawnattr_t *attributes, char *const argv[], char *const envp[])
+{
+	return spawn(next.posix_spawnp, pid, file, actions, attributes, argv, envp);
+}
+
+/* Whose child it is, libc does not tell: the agent waits for it without looking at its process. */
+HOOK FILE *popen(const char *command, const char *mode)
+{
+	bool ready = load_begin();
+	if (ready)
+		engine_spawn(environ);
+	FILE *stream = next.popen(command, mode);
+	int saved = errno;
+	if (ready) {
+		engine_spawned(0);
+		load_end();
+	}
+	errno = saved;
+	return stream;
+}
+
+/* Callers of system() share one change of the process's signals: the first makes it, the last takes it back. */
+static struct {
+	pthread_mutex_t lock;
+	int callers;
+	struct sigaction interrupt, quit;
+} systems = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static void system_begin(void)
+{
+	struct sigaction ignore = {.sa_handler = SIG_IGN};
+	pthread_mutex_lock(&systems.lock);
+	if (systems.callers++ == 0) {
+		sigaction(SIGINT, &ignore, &systems.interrupt);
+		sigaction(SIGQUIT, &ignore, &systems.quit);
+	}
+	pthread_mutex_unlock(&systems.lock);
+}
+
+static void system_end(void)
+{
+	pthread_mutex_lock(&systems.lock);
+	if (--systems.callers == 0) {
+		sigaction(SIGINT, &systems.interrupt, NULL);
+		sigaction(SIGQUIT, &systems.quit, NULL);
+	}
+	pthread_mutex_unlock(&systems.lock);
+}
+
+struct system_child {
+	pid_t pid;
+	sigset_t mask;
+};
+
+/* A cancelled thread leaves no child behind. */
+static void system_cancelled(void *context)
+{
+	struct system_child *child = context;
+	kill(child->pid, SIGKILL);
+	while (waitpid(child->pid, NULL, 0) < 0 && errno == EINTR)
+		;
+	system_end();
+	pthread_sigmask(SIG_SETMASK, &child->mask, NULL);
+}
+
+static int system_wait(struct system_child *child)
+{
+	int status = -1;
+	volatile int error = 0; /* cancellation may jump */
+	pthread_cleanup_push(system_cancelled, child);
+	while (waitpid(child->pid, &status, 0) < 0 && !error)
+		error = errno == EINTR ? 0 : errno;
+	pthread_cleanup_pop(0);
+	return error ? -1 : status;
+}
+
+static int system_run(const char *command)
+{
+	char *argv[] = {(char *)"sh", (char *)"-c", (char *)(uintptr_t)command, NULL};
+	struct system_child child = {0};
+	posix_spawnattr_t attributes;
+	sigset_t set;
+	sigemptyset(&set);
+	sigaddset(&set, SIGCHLD);
+	pthread_sigmask(SIG_BLOCK, &set, &child.mask);
+	system_begin();
+	posix_spawnattr_init(&attributes);
+	posix_spawnattr_setsigmask(&attributes, &child.mask);
+	sigemptyset(&set);
+	if (systems.interrupt.sa_handler != SIG_IGN)
+		sigaddset(&set, SIGINT);
+	if (systems.quit.sa_handler != SIG_IGN)
+		sigaddset(&set, SIGQUIT);
+	posix_spawnattr_setsigdefault(&attributes, &set);
+	posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK);
+	int error = spawn(next.posix_spawn, &child.pid, "/bin/sh", NULL, &attributes, argv, environ);
+	posix_spawnattr_destroy(&attributes);
+	/* No shell: as if it could not run the command. */
+	int status = error ? 127 << 8 : system_wait(&child);
+	int saved = errno;
+	system_end();
+	pthread_sigmask(SIG_SETMASK, &child.mask, NULL);
+	errno = error ? error : saved;
+	return status;
+}
+
+/* As libc's, whose child we would not see being made. */
+HOOK int system(const char *command)
+{
+	if (!engine_is_on())
+		return next.system(command);
+	return command ? system_run(command) : system_run("exit 0") == 0;
 }

@@ -110,7 +110,14 @@ void *engine_mapping(size_t *size);
  * failed). */
 void engine_fork_prepare(void);
 void engine_fork_done(bool child);
-/* Before exec*(): makes what must survive known. */
-void engine_exec(void);
+/* Before exec*() with that environment, and when it returned: what is inherited is held for the next program. One
+ * thread at a time, and no fork meanwhile. */
+void engine_exec(char *const envp[]);
+void engine_exec_failed(void);
+/* The same around calls that make a child and load a program in it; pid: the child's, else 0 or negative. */
+void engine_spawn(char *const envp[]);
+void engine_spawned(int pid);
+/* A child made that way will get a duplicate of it, close-on-exec or not. */
+void engine_spawn_duplicates(int fd);
 
 #endif

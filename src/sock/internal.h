@@ -118,6 +118,12 @@ void listener_release(struct sock *sock);
 /* What a connection inherits from its listener, for accepted sockets without TCP beneath. */
 void options_inherit(const struct sock *listener, struct sock *accepted);
 
+/* ---- exec.c ---- */
+/* This program was loaded by a member that left it sockets: takes its place.  *list: what it left. */
+bool exec_take_over(struct agent_welcome *welcome, int *list);
+/* The sockets in the list are ours again; closes it. */
+void exec_restore(int list);
+
 /* ---- close.c ---- */
 /* The last descriptor of this process went: our side closes if nobody else holds it. */
 void sock_close(struct sock *sock);

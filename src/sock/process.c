@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * This process as a member: joining at start, and what fork() does to it.
+ * This process as a member: joining at start, and what fork() does to it (exec: exec.c).
  *
  * Who calls it: the preload library's constructor and its fork hooks.
  *
@@ -41,43 +41,48 @@ static const char *join_error_sentence(int error)
 	}
 }
 
-static bool join(const char *path)
+/* Let in: maps the pool. */
+static bool enter(const struct agent_welcome *welcome, const char *path)
 {
-	struct agent_welcome welcome;
 	enum pool_fault fault;
-	int error = agent_join(&process.link, path, false, &welcome);
 	void *base;
+	int error;
 
-	if (error < 0) {
-		port_complain("%s: %s; going on over TCP", path, join_error_sentence(error));
-		return false;
-	}
-	if (port_size_of(welcome.pool_fd) != (int64_t)welcome.pool_size) {
+	if (port_size_of(welcome->pool_fd) != (int64_t)welcome->pool_size) {
 		port_complain("%s: the agent hands out a pool of another size than it says; going on over TCP", path);
-		port_close(welcome.pool_fd);
+		port_close(welcome->pool_fd);
 		agent_leave(&process.link);
 		return false;
 	}
-	base = port_map_pool(welcome.pool_fd, welcome.pool_size, &error);
-	port_close(welcome.pool_fd);
+	base = port_map_pool(welcome->pool_fd, welcome->pool_size, &error);
+	port_close(welcome->pool_fd);
 	if (!base) {
 		agent_leave(&process.link);
 		if (verbose)
 			port_complain("cannot map the pool (%s); going on over TCP", strerror(-error));
 		return false;
 	}
-	fault = pool_attach(&process.pool, base, welcome.pool_size);
+	fault = pool_attach(&process.pool, base, welcome->pool_size);
 	if (fault != POOL_GOOD) {
 		port_complain("%s: %s; going on over TCP", path, pool_fault_sentence(fault));
 		agent_leave(&process.link);
-		port_unmap(base, welcome.pool_size);
+		port_unmap(base, welcome->pool_size);
 		return false;
 	}
 	process.pool.kernel = 1;
-	process.pool.self = welcome.member;
-	process.pool.own = member_find(&process.pool, welcome.member);
+	process.pool.self = welcome->member;
+	process.pool.own = member_find(&process.pool, welcome->member);
 	own_descriptor_add(process.link.fd);
 	return process.pool.own != NULL;
+}
+
+static bool join(const char *path, struct agent_welcome *welcome)
+{
+	int error = agent_join(&process.link, path, false, welcome);
+
+	if (error < 0)
+		port_complain("%s: %s; going on over TCP", path, join_error_sentence(error));
+	return error == 0;
 }
 
 /* Sockets that were there before us: listeners by inheritance or socket activation. */
@@ -91,7 +96,8 @@ static void adopt_inherited(void)
 	while ((entry = readdir(directory)) != NULL) {
 		int fd = atoi(entry->d_name);
 
-		if (entry->d_name[0] >= '0' && entry->d_name[0] <= '9' && fd != dirfd(directory) && !engine_is_own(fd))
+		if (entry->d_name[0] >= '0' && entry->d_name[0] <= '9' && fd != dirfd(directory) && !engine_is_own(fd) &&
+			!sock_find(fd))
 			engine_adopt(fd);
 	}
 	closedir(directory);
@@ -101,17 +107,23 @@ void engine_start(void)
 {
 	const char *path = getenv("UNCLOT_SOCKET");
 	const char *off = getenv("UNCLOT_OFF");
+	struct agent_welcome welcome;
+	int list = -1;
 
 	verbose = getenv("UNCLOT_VERBOSE") != NULL;
 	if (!path || !*path || (off && strcmp(off, "0") != 0))
 		return;
 	if (table_start() < 0)
 		return;
-	if (!join(path)) {
+	if ((!exec_take_over(&welcome, &list) && !join(path, &welcome)) || !enter(&welcome, path)) {
 		sock_table_size = 0;
 		return;
 	}
-	process.attached = true;
+	process.path = strdup(path);
+	process.pid = port_pid();
+	process.attached = process.path != NULL;
+	if (list >= 0)
+		exec_restore(list);
 	adopt_inherited();
 }
 
@@ -181,6 +193,7 @@ static void become_child(void)
 {
 	int parent_link = process.link.fd;
 
+	process.pid = port_pid();
 	sock_for_each(unlock_for_child, NULL);
 	own_descriptor_remove(parent_link);
 	process.pool.self = 0;
@@ -209,9 +222,4 @@ void engine_fork_done(bool child)
 	else if (fork_child_fd >= 0)
 		port_close(fork_child_fd);
 	fork_child_fd = -1;
-}
-
-void engine_exec(void)
-{
-	/* The next image joins anew and finds its listeners by their cookies; nothing has to be handed over. */
 }

@@ -212,7 +212,9 @@ struct process {
 	struct pool pool;
 	struct agent_link link;
 	bool attached;
-	bool off; /* `unclot run --off`: everything over TCP */
+	bool off;		  /* `unclot run --off`: everything over TCP */
+	int pid;		  /* whose memory this is: a child that shares it has another one */
+	const char *path; /* of the agent's socket, as the program was told */
 };
 extern struct process process;
 

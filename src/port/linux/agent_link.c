@@ -15,6 +15,7 @@
 #include "syscall.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/un.h>
 
@@ -269,16 +270,23 @@ int agent_join(struct agent_link *link, const char *path, bool observe, struct a
 	return status;
 }
 
+/* Says something that has no answer. */
+static void tell(struct agent_link *link, struct wire_message *message)
+{
+	message->version = WIRE_VERSION;
+	message->format = POOL_FORMAT;
+	if (agent_is_gone(link) || link_lock(link, port_now_ns() + PATIENCE_NS) < 0)
+		return;
+	send_message(link->fd, message, -1);
+	link_unlock(link);
+}
+
 void agent_leave(struct agent_link *link)
 {
+	struct wire_message message = {.kind = WIRE_LEAVE, .member = link->member};
 	if (link->fd < 0)
 		return;
-	if (!link->gone && link_lock(link, port_now_ns() + PATIENCE_NS) == 0) {
-		struct wire_message message = {
-			.version = WIRE_VERSION, .format = POOL_FORMAT, .kind = WIRE_LEAVE, .member = link->member};
-		send_message(link->fd, &message, -1);
-		link_unlock(link);
-	}
+	tell(link, &message);
 	port_close(link->fd);
 	link->fd = -1;
 	link->member = 0;
@@ -319,7 +327,7 @@ int agent_fetch_doorbell(struct agent_link *link, uint32_t waiter, uint32_t gene
 
 /* ---- forks ---- */
 
-int agent_fork_prepare(struct agent_link *link, int *child_fd, uint32_t *child)
+int agent_reserve(struct agent_link *link, enum agent_successor successor, int *fd, uint32_t *member)
 {
 	int pair[2] = {-1, -1};
 	int status = (int)kernel(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair);
@@ -328,32 +336,76 @@ int agent_fork_prepare(struct agent_link *link, int *child_fd, uint32_t *child)
 	/* On the agent's end, so that the kernel writes the child's true process id on what it says. */
 	int on = 1;
 	port_setsockopt(pair[1], SOL_SOCKET, SO_PASSCRED, &on, sizeof on);
-	struct wire_message message = {.kind = WIRE_FORK, .member = link->member};
+	struct wire_message message = {.kind = WIRE_FORK, .member = link->member, .value = successor};
 	status = exchange(link, &message, pair[1], NULL);
 	port_close(pair[1]);
 	if (status < 0) {
 		port_close(pair[0]);
 		return status;
 	}
-	*child_fd = port_move_high(pair[0]);
-	*child = message.member;
+	*fd = port_move_high(pair[0]);
+	*member = message.member;
 	return 0;
+}
+
+int agent_fork_prepare(struct agent_link *link, int *child_fd, uint32_t *child)
+{
+	return agent_reserve(link, AGENT_CHILD, child_fd, child);
+}
+
+/* Takes the seat that was reserved for us; *pool_fd as exchange() has it. */
+static int take_seat(struct agent_link *link, struct wire_message *message, int *pool_fd)
+{
+	int pidfd = port_pidfd_self();
+	if (pidfd < 0)
+		return pidfd;
+	*message = (struct wire_message){.kind = WIRE_CHILD, .member = link->member};
+	size_t length = strnlen(program_invocation_short_name, sizeof message->name - 1);
+	memcpy(message->name, program_invocation_short_name, length);
+	int status = exchange(link, message, pidfd, pool_fd);
+	port_close(pidfd);
+	return status;
 }
 
 int agent_fork_child(struct agent_link *link, int child_fd, uint32_t child)
 {
+	struct wire_message message;
 	if (link->fd >= 0)
 		port_close(link->fd); /* our copy of the parent's */
 	*link = (struct agent_link){.fd = child_fd, .member = child};
-	int pidfd = port_pidfd_self();
-	if (pidfd < 0)
-		return pidfd;
-	struct wire_message message = {.kind = WIRE_CHILD, .member = child};
-	size_t length = strnlen(program_invocation_short_name, sizeof message.name - 1);
-	memcpy(message.name, program_invocation_short_name, length);
-	int status = exchange(link, &message, pidfd, NULL);
-	port_close(pidfd);
-	return status;
+	return take_seat(link, &message, NULL);
+}
+
+/* ---- loading programs ---- */
+
+int agent_succeed(struct agent_link *link, int fd, uint32_t member, struct agent_welcome *welcome)
+{
+	struct wire_message message;
+	int pool_fd = -1;
+	*link = (struct agent_link){.fd = fd, .member = member};
+	int status = take_seat(link, &message, &pool_fd);
+	if (status == 0 && pool_fd < 0)
+		status = -EMFILE;
+	if (status < 0) {
+		throw_away(pool_fd);
+		*link = (struct agent_link){.fd = -1};
+		return status;
+	}
+	port_fcntl(fd, F_SETFD, FD_CLOEXEC);
+	*welcome = (struct agent_welcome){.pool_fd = pool_fd, .pool_size = message.value, .member = member};
+	return 0;
+}
+
+void agent_loading(struct agent_link *link, bool loading)
+{
+	struct wire_message message = {.kind = WIRE_LOADING, .member = link->member, .value = loading};
+	tell(link, &message);
+}
+
+void agent_spawned(struct agent_link *link, uint32_t member, int pid)
+{
+	struct wire_message message = {.kind = WIRE_SPAWNED, .member = member, .value = (uint64_t)pid};
+	tell(link, &message);
 }
 
 /* ---- memory and commands ---- */

@@ -8,17 +8,22 @@
  *   OBSERVE                                        <- pool memfd, size
  *   DEPOSIT         -> eventfd, index, generation  <- status
  *   FETCH           -> index, generation           <- eventfd
- *   FORK            -> one end of a socketpair     <- member reserved for whoever holds the other end
- *   CHILD           -> pidfd (on that other end)   <- status; kernel-verified credentials come along
+ *   FORK            -> one end of a socketpair,    <- member reserved for whoever holds the other end
+ *                      enum agent_successor
+ *   CHILD           -> pidfd (on that other end)   <- status, for loaded programs also pool memfd, size;
+ *                                                     kernel-verified credentials come along
  *   MEMORY          -> bytes                       <- status
  *   COMMAND         -> enum agent_command          <- status
  *   LEAVE           -> (no reply)
+ *   LOADING         -> 1: exec() follows and leaves nothing of us: the end of this link is our end; 0: it failed
+ *                      (no reply)
+ *   SPAWNED         -> member, process id: of the one that FORK reserved a slot for (no reply)
  *   (AGAIN)                                        <- unasked, from a worker that has just started: whatever you
  *                                                     are waiting for, ask again
  *
  * Every request may be repeated with the same sequence number; it then has the same result.
- * End-of-file on a link means nothing for a member that is LIVE (its pidfd decides); for one that is RESERVED it
- * means that the child never came.
+ * End-of-file on a link means nothing for a member that is LIVE (its pidfd decides), unless it said LOADING; for one
+ * that is RESERVED it means that the successor never came.
  */
 #ifndef UNCLOT_PORT_AGENT_WIRE_H
 #define UNCLOT_PORT_AGENT_WIRE_H
@@ -39,6 +44,8 @@ enum wire_kind {
 	WIRE_COMMAND,
 	WIRE_LEAVE,
 	WIRE_AGAIN,
+	WIRE_LOADING,
+	WIRE_SPAWNED,
 };
 
 struct wire_message {
@@ -48,7 +55,7 @@ struct wire_message {
 	uint32_t member;
 	uint32_t index;
 	uint32_t generation;
-	uint64_t value;	   /* size, bytes, command */
+	uint64_t value;	   /* size, bytes, command, successor, process id */
 	uint32_t format;   /* POOL_FORMAT of the sender */
 	uint32_t sequence; /* of the request; the reply repeats it */
 	char name[32];	   /* program name */

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 
@@ -191,6 +192,23 @@ int port_socket_cookie(int fd, uint64_t *cookie)
 int port_open_read(const char *path)
 {
 	return (int)kernel(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+}
+
+#define SEALS (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
+
+int port_memory_file(const char *name)
+{
+	return (int)kernel(SYS_memfd_create, name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+}
+
+int port_seal(int fd)
+{
+	return (int)kernel(SYS_fcntl, fd, F_ADD_SEALS, SEALS);
+}
+
+bool port_is_sealed(int fd)
+{
+	return kernel(SYS_fcntl, fd, F_GET_SEALS) == SEALS;
 }
 
 int64_t port_lseek_current(int fd)

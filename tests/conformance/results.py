@@ -21,6 +21,7 @@ GROUPS = [
     ("blocking", "Sleeping calls, signals"),
     ("threads", "Several threads"),
     ("processes", "Several processes"),
+    ("loading", "Programs that are loaded: exec, posix_spawn"),
     ("descriptors", "dup, descriptors, standard input and output"),
     ("volume", "Much data, many connections"),
 ]

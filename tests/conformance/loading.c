@@ -149,6 +149,48 @@ static void exec_closes(void)
 	}
 }
 
+/* One goes on, the other ends while the program goes on. */
+static void exec_keeps_one(void)
+{
+	int gate[2] = {-1, -1};
+	struct pair p, q;
+	pid_t child = 0;
+
+	pair_make(&p);
+	q.l = p.l;
+	pair_more(&q, "127.0.0.1");
+	if (server()) {
+		if (pipe(gate) < 0)
+			give_up("pipe");
+		child = fork();
+		if (child == 0) {
+			char step[32];
+
+			close(gate[1]);
+			snprintf(step, sizeof(step), "wait=%d", gate[0]);
+			fcntl(q.s, F_SETFD, FD_CLOEXEC);
+			if (one_process())
+				close(q.c);
+			LOAD(p, "quiet", "write=kept", step);
+		}
+		close(p.s);
+		CALL(close(q.s));
+	}
+	if (client()) {
+		RECV(q.c, 32, 0);
+		REVENTS(q.c);
+		RECV(p.c, 32, 0);
+		RECV(p.c, 32, MSG_DONTWAIT);
+	}
+	if (server()) {
+		close(gate[0]);
+		close(gate[1]);
+		wait_child(child);
+	}
+	if (client())
+		RECV(p.c, 32, 0);
+}
+
 /* The same with bytes that nobody read: a reset. */
 static void exec_closes_unread(void)
 {
@@ -580,6 +622,7 @@ const struct test_case test_cases[] = {
 	{"exec_state", exec_state, 0},
 	{"exec_time_limit", exec_time_limit, 0},
 	{"exec_closes", exec_closes, 0},
+	{"exec_keeps_one", exec_keeps_one, 0},
 	{"exec_closes_unread", exec_closes_unread, 0},
 	{"exec_fails", exec_fails, 0},
 	{"exec_program_forks", exec_program_forks, 0},

@@ -95,6 +95,21 @@ def spawn_without_environment(stage):
 
 
 @test(pool=True)
+def exec_takes_the_place(stage):
+    """The program is one member, not two, and has the connection."""
+    server = stage.run([stage.program("loader"), "serve"])
+    loader = stage.run([stage.program("loader"), "go", server.port(), stage.program("loader"), "still"])
+    loader.line("^still$")
+    members(stage, stage.free_use["members"] + 2)
+    ends = sorted((row["pid"], row["descriptor"]) for row in stage.ps())
+    expect(len(ends) == 2 and (loader.pid, 9) in ends, "the connection is where it was: %s", ends)
+    loader.kill()
+    server.line("^2 end$", SOON)
+    server.end()
+    stage.expect_free()
+
+
+@test(pool=True)
 def exec_leaves_no_slot(stage):
     """Many programs, each of which takes over twice and closes."""
     server = stage.run([stage.program("loader"), "serve"])

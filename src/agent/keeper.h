@@ -26,6 +26,7 @@ enum holding_kind {
 	HOLDING_LINK,	  /* a member's (or an observer's) connection */
 	HOLDING_PIDFD,	  /* readable: the member is dead */
 	HOLDING_DOORBELL, /* the eventfd of a waiter */
+	HOLDING_PARCELS,  /* an epoll set: sockets that are on their way through UNIX sockets */
 };
 
 /* holding.flags of links */
@@ -33,8 +34,7 @@ enum holding_kind {
 #define LINK_REFUSED 2u	 /* not one of ours: gets one answer, and is closed */
 #define LINK_IMAGE 4u	 /* with LINK_CHILD: for the program that member `index` loads by exec() */
 #define LINK_SPAWNED 8u	 /* with LINK_CHILD: for the program that a child of member `index` loads */
-#define LINK_PARCEL 16u	 /* with LINK_CHILD: nobody comes; holds what is on its way */
-#define LINK_LOADING 32u /* the member calls exec() and hands nothing on: it ends with this link */
+#define LINK_LOADING 16u /* the member calls exec() and hands nothing on: it ends with this link */
 
 struct holding {
 	uint32_t kind;

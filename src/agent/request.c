@@ -210,7 +210,6 @@ static const uint32_t successor_flags[] = {
 	[AGENT_CHILD] = LINK_CHILD,
 	[AGENT_IMAGE] = LINK_CHILD | LINK_IMAGE,
 	[AGENT_SPAWNED] = LINK_CHILD | LINK_SPAWNED,
-	[AGENT_PARCEL] = LINK_CHILD | LINK_PARCEL,
 };
 
 static int fork_announced(struct worker *worker, struct request *request)
@@ -255,7 +254,7 @@ static int child_came(struct worker *worker, struct request *request)
 	const struct holding *link = &worker->held[request->at];
 	const struct seat *seat = seat_of(worker, link->member);
 	uint64_t start_time;
-	if (!(link->flags & LINK_CHILD) || link->flags & LINK_PARCEL || !seat)
+	if (!(link->flags & LINK_CHILD) || !seat)
 		return -ESRCH;
 	int status = check_process(request, &start_time);
 	if (status < 0)
@@ -302,6 +301,25 @@ static void spawned(struct worker *worker, const struct request *request)
 	link->pid = (int32_t)request->message.value;
 	holding_changed(worker, seat->link);
 	heirs_expected(worker);
+}
+
+/* ---- connections that are passed on ---- */
+
+static int pass(struct worker *worker, struct request *request)
+{
+	member_ref member = worker->held[request->at].member;
+	if (!seat_of(worker, member))
+		return -EPERM;
+	return parcel_pass(worker, member, request->fd, request->message.value, request->message.index,
+					   request->message.generation);
+}
+
+static int lookup(struct worker *worker, struct request *request)
+{
+	struct wire_message *message = &request->message;
+	if (!seat_of(worker, worker->held[request->at].member))
+		return -EPERM;
+	return parcel_lookup(worker, message->value, &message->value, &message->index, &message->generation);
 }
 
 /* ---- the rest ---- */
@@ -381,6 +399,14 @@ static int dispatch(struct worker *worker, struct request *request)
 		return command(worker, request);
 	case WIRE_LEAVE:
 		leave(worker, request);
+		return 1;
+	case WIRE_PASS:
+		return pass(worker, request);
+	case WIRE_LOOKUP:
+		return lookup(worker, request);
+	case WIRE_RELEASE:
+		if (seat_of(worker, worker->held[request->at].member))
+			parcel_release(worker, message->value);
 		return 1;
 	case WIRE_LOADING:
 		loading(worker, request);

@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -245,6 +246,7 @@ static int set_up(const struct options *options, struct place *place, struct kee
 		return EXIT_FAILURE;
 	}
 	keeper_hold(keeper, &(struct holding){.kind = HOLDING_LISTENER, .fd = listener});
+	keeper_hold(keeper, &(struct holding){.kind = HOLDING_PARCELS, .fd = epoll_create1(EPOLL_CLOEXEC)});
 	return EXIT_SUCCESS;
 }
 

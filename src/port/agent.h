@@ -51,7 +51,6 @@ enum agent_successor {
 	AGENT_CHILD = 0,   /* of fork() */
 	AGENT_IMAGE = 1,   /* what this process loads next by exec(); it takes our place, our slot is settled then */
 	AGENT_SPAWNED = 2, /* what a child loads that is made at once with it (posix_spawn) */
-	AGENT_PARCEL = 3,  /* nobody: it holds what is on its way through a UNIX socket as long as the link has an end */
 };
 
 /*
@@ -73,6 +72,16 @@ int agent_succeed(struct agent_link *link, int fd, uint32_t member, struct agent
 void agent_loading(struct agent_link *link, bool loading);
 /* The slot reserved as AGENT_SPAWNED is for that process. */
 void agent_spawned(struct agent_link *link, uint32_t member, int pid);
+
+/*
+ * Our connection at `offset` is about to be sent through a UNIX socket as the kernel socket fd: the agent holds it
+ * until agent_release() or until nobody has the socket any more.
+ */
+int agent_pass(struct agent_link *link, int fd, uint64_t offset, uint32_t tag, uint32_t side);
+/* Which connection a received socket is; -ENOENT: none. To be held before agent_release(). */
+int agent_lookup(struct agent_link *link, uint64_t cookie, uint64_t *offset, uint32_t *tag, uint32_t *side);
+/* One message with it has arrived, or was not sent. */
+void agent_release(struct agent_link *link, uint64_t cookie);
 
 /* The pool's reserve of spans is (nearly) used up: asks for more memory and waits for the answer. 0, -ENOMEM. */
 int agent_want_memory(struct agent_link *link, uint64_t bytes);

@@ -190,7 +190,19 @@ HOOK ssize_t recvmsg(int fd, struct msghdr *message, int flags)
 		if (result != ENGINE_PASS)
 			return result_of(result);
 	}
-	return next.recvmsg(fd, message, flags);
+	ssize_t result = next.recvmsg(fd, message, flags);
+	if (result >= 0 && engine_is_on())
+		rights_received(message, flags);
+	return result;
+}
+
+/* Of the kernel's: descriptors that came along may be ours. */
+static int receive_messages(int fd, struct mmsghdr *messages, unsigned count, int flags, struct timespec *timeout)
+{
+	int done = next.recvmmsg(fd, messages, count, flags, timeout);
+	for (int i = 0; i < done && engine_is_on(); i++)
+		rights_received(&messages[i].msg_hdr, flags);
+	return done;
 }
 
 /* Several messages: stops at the first error, which is reported only if nothing came before it. */
@@ -198,7 +210,7 @@ HOOK int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags, s
 {
 	struct sock *sock = engine_find(fd);
 	if (!sock)
-		return next.recvmmsg(fd, messages, count, flags, timeout);
+		return receive_messages(fd, messages, count, flags, timeout);
 	uint64_t until = 0;
 	if (timeout)
 		until = port_now_ns() + (uint64_t)timeout->tv_sec * 1000000000u + (uint64_t)timeout->tv_nsec;
@@ -322,14 +334,30 @@ HOOK ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
 		if (result != ENGINE_PASS)
 			return result_of(result);
 	}
-	return next.sendmsg(fd, message, flags);
+	bool passes = engine_is_on() && rights_announce(message);
+	ssize_t result = next.sendmsg(fd, message, flags);
+	if (result < 0 && passes)
+		rights_take_back(message);
+	return result;
+}
+
+/* By the kernel: descriptors that go along may be ours. */
+static int transmit_messages(int fd, struct mmsghdr *messages, unsigned count, int flags)
+{
+	unsigned announced = 0;
+	for (unsigned i = 0; i < count && engine_is_on(); i++)
+		announced += rights_announce(&messages[i].msg_hdr);
+	int done = next.sendmmsg(fd, messages, count, flags);
+	for (unsigned i = done > 0 ? (unsigned)done : 0; i < count && announced; i++)
+		rights_take_back(&messages[i].msg_hdr);
+	return done;
 }
 
 HOOK int sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags)
 {
 	struct sock *sock = engine_find(fd);
 	if (!sock)
-		return next.sendmmsg(fd, messages, count, flags);
+		return transmit_messages(fd, messages, count < PIECES_MAX ? count : PIECES_MAX, flags);
 	if (count > PIECES_MAX)
 		count = PIECES_MAX;
 	unsigned done = 0;

@@ -67,6 +67,11 @@ int hook_close(int fd);
 int hook_dup2(int fd, int target);
 /* The descriptor will leave the process or change its meaning: tells the engine, if it knows it. */
 void forget_descriptor(int fd);
+/* Descriptors of ours in a message that is about to be sent (rights.c); true: take them back if that fails. */
+bool rights_announce(const struct msghdr *message);
+void rights_take_back(const struct msghdr *message);
+/* ... and in one that was received. */
+void rights_received(const struct msghdr *message, int flags);
 /* Standard streams that libc opened on descriptors of ours get streams of ours (stdio.c). */
 void stdio_start(void);
 /* A descriptor became `fd` by duplication: the standard streams follow. */

@@ -85,6 +85,14 @@ void engine_duplicated(int old_fd, int new_fd);
  * in order. */
 int engine_next_own(int first, int last); /* the lowest of ours >= first and <= last, or -1 */
 
+/* ---- descriptors in messages ---- */
+/* Before fd goes through a UNIX socket: true when it is one in memory and the agent holds it until it arrives. */
+bool engine_pass(int fd);
+/* It did not go. */
+void engine_not_passed(int fd);
+/* fd came through one; peeked: and stays in its queue. */
+void engine_received(int fd, bool peeked);
+
 /* ---- waiting ---- */
 /* true when fd is an epoll instance that holds (or held) sockets of ours. */
 bool engine_epoll_is_ours(int epoll);

@@ -73,9 +73,7 @@ static bool joins_again(char *const envp[])
 
 /* ---- before ---- */
 
-/* Bytes that have not left TCP yet leave it now: in the next program nobody counts with us. false: somebody is inside.
- */
-static bool leave_tcp(struct sock *sock)
+bool sock_leave_tcp(struct sock *sock)
 {
 	if (sock_state_of(sock) == SOCK_OFFERED || sock_state_of(sock) == SOCK_TAKEN)
 		offer_withdraw(sock, REASON_WITHDRAWN);
@@ -97,7 +95,7 @@ static bool hand_on(struct sock *sock, int fd, bool shared)
 {
 	struct legacy_entry entry;
 
-	if (!leave_tcp(sock) || !legacy_describe(sock, fd, &entry))
+	if (!sock_leave_tcp(sock) || !legacy_describe(sock, fd, &entry))
 		return true;
 	if (sock->holds) {
 		if (shared)

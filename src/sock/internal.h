@@ -117,8 +117,13 @@ void listener_release(struct sock *sock);
 /* ---- options.c ---- */
 /* What a connection inherits from its listener, for accepted sockets without TCP beneath. */
 void options_inherit(const struct sock *listener, struct sock *accepted);
+/* What another process set, as the kernel's socket (sock->fd) has it. */
+void options_of_kernel(struct sock *sock);
+int socket_family(int fd);
 
 /* ---- exec.c ---- */
+/* Its sending side leaves TCP now: in another process nobody counts with us.  false: a thread is inside a send. */
+bool sock_leave_tcp(struct sock *sock);
 /* This program was loaded by a member that left it sockets: takes its place.  *list: what it left. */
 bool exec_take_over(struct agent_welcome *welcome, int *list);
 /* The sockets in the list are ours again; closes it. */

@@ -2,8 +2,8 @@
 /*
  * Lists of sockets that go from one process to another (legacy.h).
  *
- * Who calls it: exec.c and pass.c.  What is not in the pool but private to a process is in an entry; what
- * the pool knows (positions, switch offsets, ends) is found there.
+ * Who calls it: exec.c and pass.c.  What only the process knows is in an entry; what the pool knows (positions, switch
+ * offsets, ends) is found there, and options are asked of the kernel's socket.
  */
 #include "legacy.h"
 
@@ -39,19 +39,14 @@ bool legacy_describe(const struct sock *sock, int fd, struct legacy_entry *entry
 
 	*entry = (struct legacy_entry){
 		.state = state,
-		.receive_timeout_ns = sock->receive_timeout_ns,
-		.send_timeout_ns = sock->send_timeout_ns,
-		.receive_low = sock->receive_low,
 		.family = sock->family,
 		.side = sock->side,
 		.direct = sock->direct,
 		.connecting = sock->connecting,
 		.tcp_drained = sock->tcp_drained,
 		.tcp_switched = sock->tcp_switched,
-		.nonblock = atomic_load(&sock->nonblock) != 0,
 		.options_set = sock->options_set,
 		.kernel_nonblock = sock->kernel_nonblock,
-		.linger_reset = sock->linger_reset,
 	};
 	if (state == SOCK_LISTENING) {
 		entry->offset = sock->listener.offset;
@@ -125,17 +120,13 @@ struct sock *legacy_restore(const struct legacy_entry *entry, int fd)
 	sock = sock_create(fd, entry->family);
 	if (!sock)
 		return NULL;
-	sock->receive_timeout_ns = entry->receive_timeout_ns;
-	sock->send_timeout_ns = entry->send_timeout_ns;
-	sock->receive_low = entry->receive_low;
 	sock->direct = entry->direct;
 	sock->connecting = entry->connecting;
 	sock->tcp_drained = entry->tcp_drained;
 	sock->tcp_switched = entry->tcp_switched;
 	sock->options_set = entry->options_set;
 	sock->kernel_nonblock = entry->kernel_nonblock;
-	sock->linger_reset = entry->linger_reset;
-	atomic_store(&sock->nonblock, entry->nonblock);
+	options_of_kernel(sock);
 	if (connected) {
 		sock_attach_connection(sock, &connection, (enum side)entry->side);
 	} else if (listener.listener) {
@@ -149,7 +140,7 @@ struct sock *legacy_restore(const struct legacy_entry *entry, int fd)
 
 /* ---- by cookie ---- */
 
-static bool is_tcp(int fd)
+bool legacy_is_tcp(int fd)
 {
 	int value = 0;
 	socklen_t length = sizeof(value);
@@ -172,7 +163,7 @@ unsigned legacy_sort(struct legacy_fd *sockets, const int *fds, unsigned count)
 
 	for (unsigned i = 0; i < count; i++) {
 		sockets[found].fd = fds[i];
-		if (is_tcp(fds[i]) && port_socket_cookie(fds[i], &sockets[found].cookie) == 0)
+		if (legacy_is_tcp(fds[i]) && port_socket_cookie(fds[i], &sockets[found].cookie) == 0)
 			found++;
 	}
 	qsort(sockets, found, sizeof(*sockets), by_cookie);

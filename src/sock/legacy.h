@@ -2,7 +2,7 @@
 /*
  * Lists of sockets that go from one process to another, and what they say of each.
  *
- * Who includes it: exec.c (to the next program) and pass.c (through UNIX sockets).
+ * Who includes it: exec.c (to the next program); pass.c for single ones (through UNIX sockets).
  *
  * A list is a sealed memory file: a head, then entries.  Invariant: an entry is a hint.  Whoever takes one looks in the
  * pool whether that life of the chunk is there and who holds it.
@@ -24,13 +24,10 @@ struct legacy_entry {
 	uint64_t offset; /* connection or listener; 0: none */
 	uint32_t tag;
 	uint32_t state; /* enum sock_state */
-	int64_t receive_timeout_ns;
-	int64_t send_timeout_ns;
-	int32_t receive_low;
 	uint16_t family;
 	uint16_t side;
 	uint8_t direct, connecting, tcp_drained, tcp_switched;
-	uint8_t nonblock, options_set, kernel_nonblock, linger_reset;
+	uint8_t options_set, kernel_nonblock, reserved[2];
 };
 
 /* An empty list (its descriptor, or a negative errno); link -1: none. Entries are written behind one another. */
@@ -46,6 +43,7 @@ bool legacy_read(int list, unsigned index, struct legacy_entry *entry);
 /* The socket again, on that descriptor, held by us already; NULL: it cannot be (any more). */
 struct sock *legacy_restore(const struct legacy_entry *entry, int fd);
 
+bool legacy_is_tcp(int fd);
 /* Descriptors of TCP sockets, by cookie. */
 struct legacy_fd {
 	uint64_t cookie;

@@ -172,6 +172,38 @@ int engine_setsockopt(struct sock *sock, int fd, int level, int name, const void
 	return error;
 }
 
+static void limit_of_kernel(int fd, int name, int64_t *limit_ns)
+{
+	struct timeval tv;
+	socklen_t length = sizeof(tv);
+
+	if (port_getsockopt(fd, SOL_SOCKET, name, &tv, &length) == 0)
+		*limit_ns = timeout_of(&tv, length);
+}
+
+void options_of_kernel(struct sock *sock)
+{
+	struct linger linger = {0};
+	socklen_t length = sizeof(sock->receive_low);
+	int flags = port_fcntl(sock->fd, F_GETFL, 0);
+
+	limit_of_kernel(sock->fd, SO_RCVTIMEO, &sock->receive_timeout_ns);
+	limit_of_kernel(sock->fd, SO_SNDTIMEO, &sock->send_timeout_ns);
+	port_getsockopt(sock->fd, SOL_SOCKET, SO_RCVLOWAT, &sock->receive_low, &length);
+	length = sizeof(linger);
+	port_getsockopt(sock->fd, SOL_SOCKET, SO_LINGER, &linger, &length);
+	sock->linger_reset = linger.l_onoff && linger.l_linger == 0;
+	atomic_store(&sock->nonblock, flags >= 0 && flags & O_NONBLOCK && !sock->kernel_nonblock);
+}
+
+int socket_family(int fd)
+{
+	int family = 0;
+	socklen_t length = sizeof(family);
+
+	return port_getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &length) < 0 ? -1 : family;
+}
+
 /* What TCP copies from the listener to the connection, if it differs from a new socket's. */
 void options_inherit(const struct sock *listener, struct sock *accepted)
 {

@@ -408,6 +408,31 @@ void agent_spawned(struct agent_link *link, uint32_t member, int pid)
 	tell(link, &message);
 }
 
+/* ---- passing on ---- */
+
+int agent_pass(struct agent_link *link, int fd, uint64_t offset, uint32_t tag, uint32_t side)
+{
+	struct wire_message message = {
+		.kind = WIRE_PASS, .member = link->member, .value = offset, .index = tag, .generation = side};
+	return exchange(link, &message, fd, NULL);
+}
+
+int agent_lookup(struct agent_link *link, uint64_t cookie, uint64_t *offset, uint32_t *tag, uint32_t *side)
+{
+	struct wire_message message = {.kind = WIRE_LOOKUP, .member = link->member, .value = cookie};
+	int status = exchange(link, &message, -1, NULL);
+	*offset = message.value;
+	*tag = message.index;
+	*side = message.generation;
+	return status;
+}
+
+void agent_release(struct agent_link *link, uint64_t cookie)
+{
+	struct wire_message message = {.kind = WIRE_RELEASE, .member = link->member, .value = cookie};
+	tell(link, &message);
+}
+
 /* ---- memory and commands ---- */
 
 int agent_want_memory(struct agent_link *link, uint64_t bytes)

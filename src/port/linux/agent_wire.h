@@ -12,6 +12,9 @@
  *                      enum agent_successor
  *   CHILD           -> pidfd (on that other end)   <- status, for loaded programs also pool memfd, size;
  *                                                     kernel-verified credentials come along
+ *   PASS            -> socket, connection's offset, tag (index), side (generation)   <- status
+ *   LOOKUP          -> cookie of a socket                                            <- the same three
+ *   RELEASE         -> cookie (no reply)
  *   MEMORY          -> bytes                       <- status
  *   COMMAND         -> enum agent_command          <- status
  *   LEAVE           -> (no reply)
@@ -46,6 +49,9 @@ enum wire_kind {
 	WIRE_AGAIN,
 	WIRE_LOADING,
 	WIRE_SPAWNED,
+	WIRE_PASS,
+	WIRE_LOOKUP,
+	WIRE_RELEASE,
 };
 
 struct wire_message {
@@ -55,7 +61,7 @@ struct wire_message {
 	uint32_t member;
 	uint32_t index;
 	uint32_t generation;
-	uint64_t value;	   /* size, bytes, command, successor, process id */
+	uint64_t value;	   /* size, bytes, command, successor, process id, offset, cookie */
 	uint32_t format;   /* POOL_FORMAT of the sender */
 	uint32_t sequence; /* of the request; the reply repeats it */
 	char name[32];	   /* program name */

@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Parcels: connections in memory whose kernel socket is on its way through a
+ * UNIX socket (SCM_RIGHTS).  Whoever sent it may close its own at once, and nobody else holds it yet: we do.
+ *
+ * Who calls it: request.c (PASS, LOOKUP, RELEASE), the worker's loop.
+ *
+ *   sender             agent                                    receiver
+ *   PASS(socket)  ->   holds the endpoint; the socket is in the set
+ *   sendmsg                                                     recvmsg
+ *                      says which connection it is         <-   LOOKUP(cookie)
+ *                                                               holds the endpoint, too
+ *                      holds no more                       <-   RELEASE(cookie)
+ *   sendmsg failed: RELEASE
+ *
+ * What nobody receives ends with its last descriptor, wherever that was: an
+ * epoll set keeps no socket open, and the kernel takes a socket out of the set when
+ * its last reference goes.  It tells nobody of that, so the set is read (fdinfo) while there are parcels, and only
+ * then.
+ *
+ * Invariant: the keeper has the set, and what a socket in it is, is in its entry's data and in the pool: the bit of
+ * slot 0 in the endpoint says that we hold it.  So a next worker finds every parcel again; it counts one message for
+ * each, and a second one may then lose what it carries, or hold it until the socket is gone.
+ */
+#include "../pool/connection.h"
+#include "../port/port.h"
+#include "worker.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#define NS_PER_MS 1000000ULL
+#define LOOK_NS (20 * NS_PER_MS)
+#define LOOK_LAST_NS (320 * NS_PER_MS) /* for what stays on its way for long */
+
+/* ---- what an entry of the set says: offset / 64, side, low bits of the tag ---- */
+
+#define OFFSET_BITS 34u
+#define TAG_BITS 29u
+
+static uint64_t data_of(uint64_t offset, uint32_t tag, uint32_t side)
+{
+	return offset / CACHE_LINE | (uint64_t)side << OFFSET_BITS | (uint64_t)tag << (OFFSET_BITS + 1);
+}
+
+static bool connection_of(const struct worker *worker, uint64_t data, struct connection_ref *ref, enum side *side)
+{
+	uint64_t offset = (data & ((1ULL << OFFSET_BITS) - 1)) * CACHE_LINE;
+	*side = (enum side)(data >> OFFSET_BITS & 1);
+	return connection_find(&worker->pool, offset, ref) &&
+		   ((ref->tag ^ data >> (OFFSET_BITS + 1)) & ((1u << TAG_BITS) - 1)) == 0;
+}
+
+static struct pool_endpoint *endpoint_of(const struct connection_ref *ref, enum side side)
+{
+	return &ref->connection->endpoint[side];
+}
+
+static void look_soon(struct worker *worker)
+{
+	worker->parcels_delay_ns = LOOK_NS;
+	worker->parcels_at_ns = port_now_ns() + LOOK_NS;
+}
+
+/* ---- the table ---- */
+
+static struct parcel *find(struct worker *worker, uint64_t cookie)
+{
+	for (uint32_t i = 0; i < worker->parcel_count; i++) {
+		if (worker->parcel[i].cookie == cookie)
+			return &worker->parcel[i];
+	}
+	return NULL;
+}
+
+static struct parcel *add(struct worker *worker, uint64_t cookie, uint64_t data)
+{
+	if (worker->parcel_count == PARCELS_MAX)
+		return NULL;
+	struct parcel *parcel = &worker->parcel[worker->parcel_count++];
+	*parcel = (struct parcel){.cookie = cookie, .data = data};
+	return parcel;
+}
+
+/* We hold it no more; without another holder the side is closed. */
+static void let_go(struct worker *worker, struct parcel *parcel)
+{
+	struct connection_ref ref;
+	enum side side;
+	bool found = connection_of(worker, parcel->data, &ref, &side);
+	*parcel = worker->parcel[--worker->parcel_count];
+	if (!found || !endpoint_is_held_by(endpoint_of(&ref, side), worker->pool.self) ||
+		!endpoint_unhold(endpoint_of(&ref, side), worker->pool.self))
+		return;
+	connection_close_side(&worker->pool, &ref, side, false);
+	doorbell_wake(worker, endpoint_of(&ref, side == SIDE_CLIENT ? SIDE_SERVER : SIDE_CLIENT));
+}
+
+/* ---- requests ---- */
+
+/* The socket may be in the set for another connection that it once was. */
+static int put_in_set(const struct worker *worker, int fd, uint64_t data)
+{
+	struct epoll_event event = {.data.u64 = data};
+	if (epoll_ctl(worker->parcels_fd, EPOLL_CTL_ADD, fd, &event) == 0 ||
+		(errno == EEXIST && epoll_ctl(worker->parcels_fd, EPOLL_CTL_MOD, fd, &event) == 0))
+		return 0;
+	return -errno;
+}
+
+int parcel_pass(struct worker *worker, member_ref sender, int fd, uint64_t offset, uint32_t tag, uint32_t side_word)
+{
+	struct connection_ref ref;
+	enum side side;
+	uint64_t cookie;
+	uint64_t data = data_of(offset, tag, side_word & 1);
+	if (offset % CACHE_LINE || !connection_of(worker, data, &ref, &side) ||
+		!endpoint_is_held_by(endpoint_of(&ref, side), sender))
+		return -EINVAL;
+	if (fd < 0 || port_socket_cookie(fd, &cookie) < 0)
+		return -EBADF;
+	struct parcel *parcel = find(worker, cookie);
+	if (parcel && parcel->data != data)
+		return -EBUSY;
+	int status = put_in_set(worker, fd, data);
+	if (status < 0)
+		return status;
+	if (!parcel)
+		parcel = add(worker, cookie, data);
+	if (!parcel)
+		return -ENOSPC;
+	parcel->messages++;
+	/* For a next worker. */
+	endpoint_of(&ref, side)->cookie = cookie;
+	endpoint_hold(endpoint_of(&ref, side), worker->pool.self);
+	look_soon(worker);
+	return 0;
+}
+
+int parcel_lookup(struct worker *worker, uint64_t cookie, uint64_t *offset, uint32_t *tag, uint32_t *side_word)
+{
+	struct connection_ref ref;
+	enum side side;
+	const struct parcel *parcel = find(worker, cookie);
+	if (!parcel || !connection_of(worker, parcel->data, &ref, &side))
+		return -ENOENT;
+	*offset = ref.offset;
+	*tag = ref.tag;
+	*side_word = (uint32_t)side;
+	return 0;
+}
+
+void parcel_release(struct worker *worker, uint64_t cookie)
+{
+	struct parcel *parcel = find(worker, cookie);
+	if (parcel && --parcel->messages == 0)
+		let_go(worker, parcel);
+}
+
+/* ---- what the kernel still knows ---- */
+
+/* Calls `visit` for each socket in the set; false: the set could not be read to its end. */
+static bool read_set(struct worker *worker, void (*visit)(struct worker *worker, uint64_t data))
+{
+	char path[64];
+	char line[256];
+	snprintf(path, sizeof path, "/proc/self/fdinfo/%d", worker->parcels_fd);
+	FILE *file = fopen(path, "re");
+	if (!file)
+		return false;
+	while (fgets(line, sizeof line, file)) {
+		const char *data = strncmp(line, "tfd:", 4) == 0 ? strstr(line, "data:") : NULL;
+		if (data)
+			visit(worker, strtoull(data + 5, NULL, 16));
+	}
+	bool good = !ferror(file);
+	fclose(file);
+	return good;
+}
+
+static void is_there(struct worker *worker, uint64_t data)
+{
+	for (uint32_t i = 0; i < worker->parcel_count; i++) {
+		if (worker->parcel[i].data == data)
+			worker->parcel[i].seen = true;
+	}
+}
+
+void parcels_look(struct worker *worker)
+{
+	for (uint32_t i = 0; i < worker->parcel_count; i++)
+		worker->parcel[i].seen = false;
+	bool complete = read_set(worker, is_there);
+	/* From the end: letting go moves the last one forward. */
+	for (uint32_t i = worker->parcel_count; complete && i-- > 0;) {
+		if (!worker->parcel[i].seen)
+			let_go(worker, &worker->parcel[i]);
+	}
+	if (worker->parcels_delay_ns < LOOK_LAST_NS)
+		worker->parcels_delay_ns *= 2;
+	worker->parcels_at_ns = worker->parcel_count ? port_now_ns() + worker->parcels_delay_ns : 0;
+}
+
+static void pick_up(struct worker *worker, uint64_t data)
+{
+	struct connection_ref ref;
+	enum side side;
+	if (!connection_of(worker, data, &ref, &side) || !endpoint_is_held_by(endpoint_of(&ref, side), worker->pool.self))
+		return;
+	uint64_t cookie = read_once(endpoint_of(&ref, side)->cookie);
+	struct parcel *parcel = find(worker, cookie) ? NULL : add(worker, cookie, data);
+	if (parcel)
+		parcel->messages = 1;
+}
+
+void parcels_recover(struct worker *worker)
+{
+	read_set(worker, pick_up);
+	if (worker->parcel_count)
+		look_soon(worker);
+}

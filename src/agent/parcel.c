@@ -163,8 +163,16 @@ void parcel_release(struct worker *worker, uint64_t cookie)
 
 /* ---- what the kernel still knows ---- */
 
-/* Calls `visit` for each socket in the set; false: the set could not be read to its end. */
-static bool read_set(struct worker *worker, void (*visit)(struct worker *worker, uint64_t data))
+static void is_there(struct worker *worker, uint64_t data)
+{
+	for (uint32_t i = 0; i < worker->parcel_count; i++) {
+		if (worker->parcel[i].data == data)
+			worker->parcel[i].seen = true;
+	}
+}
+
+/* Marks those that are in the set; false: it could not be read to its end. */
+static bool read_set(struct worker *worker)
 {
 	char path[64];
 	char line[256];
@@ -175,26 +183,18 @@ static bool read_set(struct worker *worker, void (*visit)(struct worker *worker,
 	while (fgets(line, sizeof line, file)) {
 		const char *data = strncmp(line, "tfd:", 4) == 0 ? strstr(line, "data:") : NULL;
 		if (data)
-			visit(worker, strtoull(data + 5, NULL, 16));
+			is_there(worker, strtoull(data + 5, NULL, 16));
 	}
 	bool good = !ferror(file);
 	fclose(file);
 	return good;
 }
 
-static void is_there(struct worker *worker, uint64_t data)
-{
-	for (uint32_t i = 0; i < worker->parcel_count; i++) {
-		if (worker->parcel[i].data == data)
-			worker->parcel[i].seen = true;
-	}
-}
-
 void parcels_look(struct worker *worker)
 {
 	for (uint32_t i = 0; i < worker->parcel_count; i++)
 		worker->parcel[i].seen = false;
-	bool complete = read_set(worker, is_there);
+	bool complete = read_set(worker);
 	/* From the end: letting go moves the last one forward. */
 	for (uint32_t i = worker->parcel_count; complete && i-- > 0;) {
 		if (!worker->parcel[i].seen)
@@ -205,21 +205,28 @@ void parcels_look(struct worker *worker)
 	worker->parcels_at_ns = worker->parcel_count ? port_now_ns() + worker->parcels_delay_ns : 0;
 }
 
-static void pick_up(struct worker *worker, uint64_t data)
+static void pick_up(void *context, struct chunk_ref chunk, member_ref owner, enum span_kind kind)
 {
+	struct worker *worker = context;
 	struct connection_ref ref;
-	enum side side;
-	if (!connection_of(worker, data, &ref, &side) || !endpoint_is_held_by(endpoint_of(&ref, side), worker->pool.self))
+	(void)owner;
+	(void)kind;
+	if (!connection_find(&worker->pool, chunk.offset, &ref))
 		return;
-	uint64_t cookie = read_once(endpoint_of(&ref, side)->cookie);
-	struct parcel *parcel = find(worker, cookie) ? NULL : add(worker, cookie, data);
-	if (parcel)
-		parcel->messages = 1;
+	for (int side = SIDE_CLIENT; side <= SIDE_SERVER; side++) {
+		struct pool_endpoint *endpoint = endpoint_of(&ref, (enum side)side);
+		if (!endpoint_is_held_by(endpoint, worker->pool.self))
+			continue;
+		struct parcel *parcel = add(worker, read_once(endpoint->cookie), data_of(ref.offset, ref.tag, (uint32_t)side));
+		if (parcel)
+			parcel->messages = 1;
+	}
 }
 
+/* What has left the set since is let go by the look that follows. */
 void parcels_recover(struct worker *worker)
 {
-	read_set(worker, pick_up);
+	chunk_walk(&worker->pool, SPAN_CONNECTION, pick_up, worker);
 	if (worker->parcel_count)
 		look_soon(worker);
 }

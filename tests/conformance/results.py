@@ -22,6 +22,7 @@ GROUPS = [
     ("threads", "Several threads"),
     ("processes", "Several processes"),
     ("loading", "Programs that are loaded: exec, posix_spawn"),
+    ("passing", "Sockets sent through UNIX sockets"),
     ("descriptors", "dup, descriptors, standard input and output"),
     ("volume", "Much data, many connections"),
 ]

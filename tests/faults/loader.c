@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -153,6 +154,75 @@ static _Noreturn void try(void)
 	still();
 }
 
+/* ---- through a UNIX socket ---- */
+
+static struct sockaddr_un name_of(const char *path)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	if (strlen(path) >= sizeof address.sun_path)
+		die(path);
+	memcpy(address.sun_path, path, strlen(path));
+	return address;
+}
+
+union rights {
+	char bytes[CMSG_SPACE(sizeof(int))];
+	struct cmsghdr align;
+};
+
+static int pass(char **words)
+{
+	struct sockaddr_un address = name_of(words[1]);
+	union rights control = {0};
+	struct iovec iov = {"x", 1};
+	struct msghdr message = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
+	struct cmsghdr *item = CMSG_FIRSTHDR(&message);
+	int through = socket(AF_UNIX, SOCK_STREAM, 0);
+	int handed = HANDED;
+	char byte;
+	prepare(words[0]);
+	if (connect(through, (struct sockaddr *)&address, sizeof address) < 0)
+		die(words[1]);
+	item->cmsg_level = SOL_SOCKET;
+	item->cmsg_type = SCM_RIGHTS;
+	item->cmsg_len = CMSG_LEN(sizeof handed);
+	memcpy(CMSG_DATA(item), &handed, sizeof handed);
+	if (sendmsg(through, &message, 0) != 1)
+		die("sendmsg");
+	close(HANDED);
+	close(through);
+	printf("passed\n");
+	fflush(stdout);
+	while (read(0, &byte, 1) > 0)
+		;
+	return 0;
+}
+
+static _Noreturn void receive(const char *path)
+{
+	struct sockaddr_un address = name_of(path);
+	union rights control;
+	char byte;
+	struct iovec iov = {&byte, 1};
+	struct msghdr message = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
+	int listener = socket(AF_UNIX, SOCK_STREAM, 0);
+	int received = -1;
+	if (bind(listener, (struct sockaddr *)&address, sizeof address) < 0 || listen(listener, 4) < 0)
+		die(path);
+	printf("listening\n");
+	fflush(stdout);
+	int through = accept(listener, NULL, NULL);
+	if (read(0, &byte, 1) != 1 || recvmsg(through, &message, 0) != 1 || !CMSG_FIRSTHDR(&message))
+		die("recvmsg");
+	memcpy(&received, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof received);
+	if (dup2(received, HANDED) != HANDED)
+		die("dup2");
+	close(received);
+	try();
+}
+
 int main(int argc, char **argv)
 {
 	setvbuf(stdout, NULL, _IOLBF, 0);
@@ -166,6 +236,11 @@ int main(int argc, char **argv)
 		return go(argv + 2);
 	if (argc >= 4 && strcmp(argv[1], "spawn") == 0)
 		return spawn(argv + 2);
-	fprintf(stderr, "usage: loader serve | go PORT PROGRAM WORD... | spawn PORT PROGRAM WORD... | still | try\n");
+	if (argc == 4 && strcmp(argv[1], "pass") == 0)
+		return pass(argv + 2);
+	if (argc == 3 && strcmp(argv[1], "receive") == 0)
+		receive(argv[2]);
+	fprintf(stderr, "usage: loader serve | pass PORT PATH | receive PATH | go PORT PROGRAM WORD... | spawn PORT "
+					"PROGRAM WORD... | still | try\n");
 	return 2;
 }

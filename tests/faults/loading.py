@@ -155,3 +155,76 @@ def killed_while_loading(stage):
         server.line(r"^%d (end|ECONNRESET)$" % (2 * number + 2), SOON)
     server.end()
     stage.expect_free()
+
+
+def pass_on(stage, plain=False):
+    """A connection on its way to a receiver that has not taken it yet: (server, sender, receiver)."""
+    server = stage.run([stage.program("loader"), "serve"])
+    path = os.path.join(stage.directory, "passing")
+    words = [stage.program("loader"), "receive", path]
+    receiver = (stage.start if plain else stage.run)(words, stdin=subprocess.PIPE)
+    receiver.line("^listening$")
+    sender = stage.run([stage.program("loader"), "pass", server.port(), path], stdin=subprocess.PIPE)
+    sender.line("^passed$")
+    server.line("^2 hello$")
+    stage.expect_direct(1)
+    return server, sender, receiver
+
+
+def take(receiver):
+    receiver.popen.stdin.write(b"\n")
+    receiver.popen.stdin.flush()
+
+
+@test(pool=True)
+def passed_while_the_worker_dies(stage):
+    """The next worker knows what was on its way."""
+    server, sender, receiver = pass_on(stage)
+    os.kill(stage.agent()[1], signal.SIGKILL)
+    sender.kill()
+    stage.agent()
+    take(receiver)
+    receiver.line("^send done$")
+    server.line("^2 x$")
+    receiver.kill()
+    server.line("^2 end$", SOON)
+    server.end()
+    stage.expect_free()
+
+
+@test(pool=True)
+def passed_and_lost_while_the_worker_dies(stage):
+    server, sender, receiver = pass_on(stage)
+    os.kill(stage.agent()[1], signal.SIGKILL)
+    receiver.kill()
+    server.line("^2 end$", SOON)
+    sender.kill()
+    server.end()
+    stage.expect_free()
+
+
+@test(pool=True)
+def passed_and_lost(stage):
+    """It was on its way for a while."""
+    server, sender, receiver = pass_on(stage)
+    time.sleep(0.7)
+    expect("2 end" not in server.output(), "it is still on its way")
+    receiver.kill()
+    server.line("^2 end$", SOON)
+    sender.kill()
+    server.end()
+    stage.expect_free()
+
+
+@test(pool=True)
+def passed_to_an_outsider(stage):
+    """Its calls fail; when it closes, the other end hears of it."""
+    server, sender, receiver = pass_on(stage, plain=True)
+    take(receiver)
+    receiver.line("^send E[A-Z]+$")
+    receiver.line("^recv E[A-Z]+$")
+    receiver.kill()
+    server.line("^2 end$", SOON)
+    sender.kill()
+    server.end()
+    stage.expect_free()

@@ -31,8 +31,13 @@ extern char **environ;
 /* One fork at a time: the engine prepares for one child, and libc runs the handlers of two threads at once. */
 static pthread_mutex_t fork_lock = PTHREAD_MUTEX_INITIALIZER;
 
+/* This thread has the lock because it loads a program: a fork inside (an old libc's popen) is part of that. */
+static __thread bool loading;
+
 static void fork_prepare(void)
 {
+	if (loading)
+		return;
 	pthread_mutex_lock(&fork_lock);
 	stdio_fork_prepare();
 	engine_fork_prepare();
@@ -40,6 +45,8 @@ static void fork_prepare(void)
 
 static void fork_done(bool child)
 {
+	if (loading)
+		return;
 	engine_fork_done(child);
 	stdio_fork_done();
 	pthread_mutex_unlock(&fork_lock);
@@ -137,15 +144,17 @@ HOOK int daemon(int keep_directory, int keep_streams)
 static bool load_begin(void)
 {
 	struct timespec until;
-	if (!engine_is_on())
+	if (!engine_is_on() || loading)
 		return false;
 	clock_gettime(CLOCK_REALTIME, &until);
 	until.tv_sec++;
-	return pthread_mutex_timedlock(&fork_lock, &until) == 0;
+	loading = pthread_mutex_timedlock(&fork_lock, &until) == 0;
+	return loading;
 }
 
 static void load_end(void)
 {
+	loading = false;
 	pthread_mutex_unlock(&fork_lock);
 }
 
@@ -172,7 +181,7 @@ static int exec_failed(bool ready, int result)
 static int exec_path(const char *path, char *const argv[], char *const envp[])
 {
 	/* Shells try one directory after the other: the agent has not to hear of those without the program. */
-	bool ready = access(path, X_OK) == 0 && exec_begin(envp);
+	bool ready = faccessat(AT_FDCWD, path, X_OK, AT_EACCESS) == 0 && exec_begin(envp);
 	return exec_failed(ready, next.execve(path, argv, envp));
 }
 

@@ -232,12 +232,12 @@ static size_t count_arguments(const char *first, va_list arguments)
 	return count;
 }
 
-static void list_arguments(char **argv, const char *first, va_list arguments)
+static void list_arguments(char **argv, const char *first, va_list *arguments)
 {
 	char *argument = (char *)(uintptr_t)first;
 	while (argument) {
 		*argv++ = argument;
-		argument = va_arg(arguments, char *);
+		argument = va_arg(*arguments, char *);
 	}
 	*argv = NULL;
 }
@@ -249,7 +249,7 @@ static void list_arguments(char **argv, const char *first, va_list arguments)
 	char **argv = __builtin_alloca((count_arguments(last, arguments) + 1) * sizeof *argv);                             \
 	va_end(arguments);                                                                                                 \
 	va_start(arguments, last);                                                                                         \
-	list_arguments(argv, last, arguments);                                                                             \
+	list_arguments(argv, last, &arguments);                                                                            \
 	int result = (load);                                                                                               \
 	va_end(arguments);                                                                                                 \
 	return result

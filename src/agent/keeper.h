@@ -26,7 +26,7 @@ enum holding_kind {
 	HOLDING_LINK,	  /* a member's (or an observer's) connection */
 	HOLDING_PIDFD,	  /* readable: the member is dead */
 	HOLDING_DOORBELL, /* the eventfd of a waiter */
-	HOLDING_PARCELS,  /* an epoll set: sockets that are on their way through UNIX sockets */
+	HOLDING_TRANSIT,  /* an epoll set: sockets that are on their way through UNIX sockets */
 };
 
 /* holding.flags of links */

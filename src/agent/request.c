@@ -310,8 +310,8 @@ static int pass(struct worker *worker, struct request *request)
 	member_ref member = worker->held[request->at].member;
 	if (!seat_of(worker, member))
 		return -EPERM;
-	return parcel_pass(worker, member, request->fd, request->message.value, request->message.index,
-					   request->message.generation);
+	return transit_pass(worker, member, request->fd, request->message.value, request->message.index,
+						request->message.generation);
 }
 
 static int lookup(struct worker *worker, struct request *request)
@@ -319,7 +319,7 @@ static int lookup(struct worker *worker, struct request *request)
 	struct wire_message *message = &request->message;
 	if (!seat_of(worker, worker->held[request->at].member))
 		return -EPERM;
-	return parcel_lookup(worker, message->value, &message->value, &message->index, &message->generation);
+	return transit_lookup(worker, message->value, &message->value, &message->index, &message->generation);
 }
 
 /* ---- the rest ---- */
@@ -406,7 +406,7 @@ static int dispatch(struct worker *worker, struct request *request)
 		return lookup(worker, request);
 	case WIRE_RELEASE:
 		if (seat_of(worker, worker->held[request->at].member))
-			parcel_release(worker, message->value);
+			transit_release(worker, message->value);
 		return 1;
 	case WIRE_LOADING:
 		loading(worker, request);

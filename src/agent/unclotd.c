@@ -246,7 +246,7 @@ static int set_up(const struct options *options, struct place *place, struct kee
 		return EXIT_FAILURE;
 	}
 	keeper_hold(keeper, &(struct holding){.kind = HOLDING_LISTENER, .fd = listener});
-	keeper_hold(keeper, &(struct holding){.kind = HOLDING_PARCELS, .fd = epoll_create1(EPOLL_CLOEXEC)});
+	keeper_hold(keeper, &(struct holding){.kind = HOLDING_TRANSIT, .fd = epoll_create1(EPOLL_CLOEXEC)});
 	return EXIT_SUCCESS;
 }
 

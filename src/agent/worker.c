@@ -168,7 +168,7 @@ static void recover_holding(struct worker *worker, uint32_t at)
 		return;
 	case HOLDING_POOL:
 	case HOLDING_LISTENER:
-	case HOLDING_PARCELS:
+	case HOLDING_TRANSIT:
 		break;
 	case HOLDING_PIDFD:
 		if (!seated) {
@@ -272,8 +272,8 @@ static int64_t patience_ns(const struct worker *worker)
 	uint64_t at = worker->look_at_ns;
 	if (worker->heirs_at_ns && (at == 0 || worker->heirs_at_ns < at))
 		at = worker->heirs_at_ns;
-	if (worker->parcels_at_ns && (at == 0 || worker->parcels_at_ns < at))
-		at = worker->parcels_at_ns;
+	if (worker->transit_at_ns && (at == 0 || worker->transit_at_ns < at))
+		at = worker->transit_at_ns;
 	if (at == 0)
 		return -1;
 	uint64_t now = port_now_ns();
@@ -306,7 +306,7 @@ static void serve(struct worker *worker, const struct epoll_event *event, member
 	}
 	case HOLDING_NONE:
 	case HOLDING_POOL:
-	case HOLDING_PARCELS:
+	case HOLDING_TRANSIT:
 	case HOLDING_DOORBELL:
 		return;
 	}
@@ -335,12 +335,12 @@ static const char *attach(struct worker *worker)
 	const struct keeper *keeper = worker->keeper;
 	int error = 0;
 	worker->pool_fd = -1;
-	worker->parcels_fd = -1;
+	worker->transit_fd = -1;
 	for (uint32_t at = 0; at < worker->used; at++) {
 		if (worker->held[at].kind == HOLDING_POOL)
 			worker->pool_fd = worker->held[at].fd;
-		if (worker->held[at].kind == HOLDING_PARCELS)
-			worker->parcels_fd = worker->held[at].fd;
+		if (worker->held[at].kind == HOLDING_TRANSIT)
+			worker->transit_fd = worker->held[at].fd;
 	}
 	void *base = port_map_pool(worker->pool_fd, keeper->pool_size, &error);
 	if (!base)
@@ -400,7 +400,7 @@ void worker_run(struct keeper *keeper, int channel)
 	recover(worker);
 	reserve_top_up(worker);
 	heirs_expected(worker);
-	parcels_recover(worker);
+	transit_recover(worker);
 	if (keeper->workers > 1)
 		ask_again(worker);
 	for (;;) {
@@ -413,8 +413,8 @@ void worker_run(struct keeper *keeper, int channel)
 		settle_those_left(worker, dead, deaths);
 		if (worker->heirs_at_ns && port_now_ns() >= worker->heirs_at_ns)
 			heirs_look(worker);
-		if (worker->parcels_at_ns && port_now_ns() >= worker->parcels_at_ns)
-			parcels_look(worker);
+		if (worker->transit_at_ns && port_now_ns() >= worker->transit_at_ns)
+			transit_look(worker);
 		if (worker->look_at_ns && port_now_ns() >= worker->look_at_ns)
 			look(worker);
 		reserve_top_up(worker);

@@ -7,7 +7,7 @@
  * settle.c    what the dead leave behind
  * doorbell.c  waking members
  * reserve.c   memory for the pool
- * parcel.c    connections on their way through UNIX sockets
+ * transit.c    connections on their way through UNIX sockets
  * heir.c      programs that are being loaded and take a member's place
  *
  * Invariant: what the pool says is never believed.  Who a link belongs to, who
@@ -29,10 +29,10 @@ struct seat {
 	uint32_t link;	   /* holding, or NOWHERE when it was closed */
 };
 
-#define PARCELS_MAX 4096u
+#define TRANSIT_MAX 4096u
 
 /* A connection whose kernel socket was sent through a UNIX socket. */
-struct parcel {
+struct transit {
 	uint64_t cookie;   /* of the kernel's socket */
 	uint64_t data;	   /* what the set says: which connection, which side */
 	uint32_t messages; /* that are on their way with it */
@@ -64,12 +64,12 @@ struct worker {
 	uint64_t look_delay_ns;
 	uint64_t heirs_at_ns; /* the same for successors that are waited for */
 
-	/* parcel.c */
-	int parcels_fd; /* the set: an epoll of the keeper's */
-	uint32_t parcel_count;
-	uint64_t parcels_at_ns;
-	uint64_t parcels_delay_ns;
-	struct parcel parcel[PARCELS_MAX];
+	/* transit.c */
+	int transit_fd; /* the set: an epoll of the keeper's */
+	uint32_t transit_count;
+	uint64_t transit_at_ns;
+	uint64_t transit_delay_ns;
+	struct transit transit[TRANSIT_MAX];
 };
 
 /* In a process of its own: never returns. */
@@ -120,18 +120,18 @@ void heir_lost(struct worker *worker, uint32_t at);
 /* A member was settled: what its process was going to load will not come. */
 void heirs_of(struct worker *worker, member_ref gone);
 
-/* ---- parcel.c ---- */
+/* ---- transit.c ---- */
 
 /* The sender's endpoint is held until RELEASE or until nobody has the socket any more.  0 or a negative errno. */
-int parcel_pass(struct worker *worker, member_ref sender, int fd, uint64_t offset, uint32_t tag, uint32_t side);
+int transit_pass(struct worker *worker, member_ref sender, int fd, uint64_t offset, uint32_t tag, uint32_t side);
 /* Which connection the socket with that cookie is, if it is on its way. 0 or -ENOENT. */
-int parcel_lookup(struct worker *worker, uint64_t cookie, uint64_t *offset, uint32_t *tag, uint32_t *side);
+int transit_lookup(struct worker *worker, uint64_t cookie, uint64_t *offset, uint32_t *tag, uint32_t *side);
 /* One message with it has arrived, or was never sent. */
-void parcel_release(struct worker *worker, uint64_t cookie);
+void transit_release(struct worker *worker, uint64_t cookie);
 /* Lets go of those that the kernel has destroyed. */
-void parcels_look(struct worker *worker);
+void transit_look(struct worker *worker);
 /* Those that the worker before us held. */
-void parcels_recover(struct worker *worker);
+void transit_recover(struct worker *worker);
 
 /* ---- doorbell.c ---- */
 

@@ -8,8 +8,8 @@
  *              sendmsg;  failed: RELEASE
  *   receiver   recvmsg; each TCP socket's cookie: LOOKUP; holds the endpoint; RELEASE
  *
- * The receiver holds before the agent lets go, so there is always a holder.  Whoever dies on the way leaves a parcel,
- * which ends with the last descriptor of that socket (src/agent/parcel.c).  One process has one struct sock for an
+ * The receiver holds before the agent lets go, so there is always a holder.  Whoever dies on the way leaves it to the agent,
+ * which ends with the last descriptor of that socket (src/agent/transit.c).  One process has one struct sock for an
  * endpoint: what it has already gets one descriptor more.
  */
 #include "engine.h"

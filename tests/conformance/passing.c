@@ -12,7 +12,7 @@
 
 #define FDS_MAX 8
 
-struct parcel {
+struct envelope {
 	char byte;
 	struct iovec iov;
 	union {
@@ -22,32 +22,32 @@ struct parcel {
 	struct msghdr message;
 };
 
-static void parcel_room(struct parcel *parcel)
+static void envelope_room(struct envelope *envelope)
 {
-	memset(parcel, 0, sizeof(*parcel));
-	parcel->byte = 'd';
-	parcel->iov = (struct iovec){&parcel->byte, 1};
-	parcel->message = (struct msghdr){.msg_iov = &parcel->iov,
-									  .msg_iovlen = 1,
-									  .msg_control = parcel->control.bytes,
-									  .msg_controllen = sizeof(parcel->control.bytes)};
+	memset(envelope, 0, sizeof(*envelope));
+	envelope->byte = 'd';
+	envelope->iov = (struct iovec){&envelope->byte, 1};
+	envelope->message = (struct msghdr){.msg_iov = &envelope->iov,
+										.msg_iovlen = 1,
+										.msg_control = envelope->control.bytes,
+										.msg_controllen = sizeof(envelope->control.bytes)};
 }
 
-static void parcel_fill(struct parcel *parcel, const int *fds, size_t count)
+static void envelope_fill(struct envelope *envelope, const int *fds, size_t count)
 {
-	parcel_room(parcel);
-	struct cmsghdr *header = CMSG_FIRSTHDR(&parcel->message);
+	envelope_room(envelope);
+	struct cmsghdr *header = CMSG_FIRSTHDR(&envelope->message);
 
 	header->cmsg_level = SOL_SOCKET;
 	header->cmsg_type = SCM_RIGHTS;
 	header->cmsg_len = CMSG_LEN(count * sizeof(int));
 	memcpy(CMSG_DATA(header), fds, count * sizeof(int));
-	parcel->message.msg_controllen = CMSG_SPACE(count * sizeof(int));
+	envelope->message.msg_controllen = CMSG_SPACE(count * sizeof(int));
 }
 
-static size_t parcel_open(struct parcel *parcel, int *fds)
+static size_t envelope_open(struct envelope *envelope, int *fds)
 {
-	struct cmsghdr *header = CMSG_FIRSTHDR(&parcel->message);
+	struct cmsghdr *header = CMSG_FIRSTHDR(&envelope->message);
 
 	if (!header || header->cmsg_type != SCM_RIGHTS)
 		return 0;
@@ -57,20 +57,20 @@ static size_t parcel_open(struct parcel *parcel, int *fds)
 
 static ssize_t pass(int through, int fd)
 {
-	struct parcel parcel;
+	struct envelope envelope;
 
-	parcel_fill(&parcel, &fd, 1);
-	return sendmsg(through, &parcel.message, MSG_NOSIGNAL);
+	envelope_fill(&envelope, &fd, 1);
+	return sendmsg(through, &envelope.message, MSG_NOSIGNAL);
 }
 
 /* The descriptor, or -1. */
 static int receive(int through, int flags)
 {
-	struct parcel parcel;
+	struct envelope envelope;
 	int fds[FDS_MAX] = {-1};
 
-	parcel_room(&parcel);
-	if (recvmsg(through, &parcel.message, flags) != 1 || parcel_open(&parcel, fds) < 1)
+	envelope_room(&envelope);
+	if (recvmsg(through, &envelope.message, flags) != 1 || envelope_open(&envelope, fds) < 1)
 		return -1;
 	return fds[0];
 }
@@ -271,14 +271,14 @@ static void pass_to_itself(void)
 
 static void work_several(int through)
 {
-	struct parcel parcel;
+	struct envelope envelope;
 	int fds[FDS_MAX];
 	size_t count;
 
-	parcel_room(&parcel);
-	if (recvmsg(through, &parcel.message, MSG_CMSG_CLOEXEC) != 1)
+	envelope_room(&envelope);
+	if (recvmsg(through, &envelope.message, MSG_CMSG_CLOEXEC) != 1)
 		_exit(1);
-	count = parcel_open(&parcel, fds);
+	count = envelope_open(&envelope, fds);
 	say("descriptors: %zu", count);
 	for (size_t i = 0; i < count; i++) {
 		char text[16];
@@ -291,7 +291,7 @@ static void work_several(int through)
 static void pass_several(void)
 {
 	int through = -1, pipe_fd[2] = {-1, -1};
-	struct parcel parcel;
+	struct envelope envelope;
 	struct pair p, q;
 	pid_t child = 0;
 
@@ -305,8 +305,8 @@ static void pass_several(void)
 			give_up("pipe");
 		int fds[3] = {p.s, pipe_fd[1], q.s};
 
-		parcel_fill(&parcel, fds, 3);
-		if (sendmsg(through, &parcel.message, 0) != 1)
+		envelope_fill(&envelope, fds, 3);
+		if (sendmsg(through, &envelope.message, 0) != 1)
 			say("not passed");
 		close(p.s);
 		close(q.s);
@@ -469,7 +469,7 @@ static void pass_fails(void)
 static void pass_messages(void)
 {
 	struct mmsghdr out[2] = {0}, in[2] = {0};
-	struct parcel sent[2], got[2];
+	struct envelope sent[2], got[2];
 	int ends[2] = {-1, -1}, fds[2][FDS_MAX];
 	struct pair p, q;
 
@@ -479,10 +479,10 @@ static void pass_messages(void)
 	if (server()) {
 		if (socketpair(AF_UNIX, SOCK_DGRAM, 0, ends) < 0)
 			give_up("socketpair");
-		parcel_fill(&sent[0], &p.s, 1);
-		parcel_fill(&sent[1], &q.s, 1);
+		envelope_fill(&sent[0], &p.s, 1);
+		envelope_fill(&sent[1], &q.s, 1);
 		for (int i = 0; i < 2; i++) {
-			parcel_room(&got[i]);
+			envelope_room(&got[i]);
 			out[i].msg_hdr = sent[i].message;
 			in[i].msg_hdr = got[i].message;
 		}
@@ -492,7 +492,7 @@ static void pass_messages(void)
 		CALL(recvmmsg(ends[1], in, 2, 0, NULL));
 		for (int i = 0; i < 2; i++) {
 			got[i].message = in[i].msg_hdr;
-			CALL(parcel_open(&got[i], fds[i]));
+			CALL(envelope_open(&got[i], fds[i]));
 			SEND(fds[i][0], i ? "second" : "first", 0);
 			CALL(close(fds[i][0]));
 		}

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Parcels: connections in memory whose kernel socket is on its way through a
+ * Connections in memory whose kernel socket is on its way through a
  * UNIX socket (SCM_RIGHTS).  Whoever sent it may close its own at once, and nobody else holds it yet: we do.
  *
  * Who calls it: request.c (PASS, LOOKUP, RELEASE), the worker's loop.
@@ -15,11 +15,11 @@
  *
  * What nobody receives ends with its last descriptor, wherever that was: an
  * epoll set keeps no socket open, and the kernel takes a socket out of the set when
- * its last reference goes.  It tells nobody of that, so the set is read (fdinfo) while there are parcels, and only
- * then.
+ * its last reference goes.  It tells nobody of that, so the set is read (fdinfo) while something is on its way, and
+ * only then.
  *
  * Invariant: the keeper has the set, and what a socket in it is, is in its entry's data and in the pool: the bit of
- * slot 0 in the endpoint says that we hold it.  So a next worker finds every parcel again; it counts one message for
+ * slot 0 in the endpoint says that we hold it.  So a next worker finds every one again; it counts one message for
  * each, and a second one may then lose what it carries, or hold it until the socket is gone.
  */
 #include "../pool/connection.h"
@@ -62,37 +62,37 @@ static struct pool_endpoint *endpoint_of(const struct connection_ref *ref, enum 
 
 static void look_soon(struct worker *worker)
 {
-	worker->parcels_delay_ns = LOOK_NS;
-	worker->parcels_at_ns = port_now_ns() + LOOK_NS;
+	worker->transit_delay_ns = LOOK_NS;
+	worker->transit_at_ns = port_now_ns() + LOOK_NS;
 }
 
 /* ---- the table ---- */
 
-static struct parcel *find(struct worker *worker, uint64_t cookie)
+static struct transit *find(struct worker *worker, uint64_t cookie)
 {
-	for (uint32_t i = 0; i < worker->parcel_count; i++) {
-		if (worker->parcel[i].cookie == cookie)
-			return &worker->parcel[i];
+	for (uint32_t i = 0; i < worker->transit_count; i++) {
+		if (worker->transit[i].cookie == cookie)
+			return &worker->transit[i];
 	}
 	return NULL;
 }
 
-static struct parcel *add(struct worker *worker, uint64_t cookie, uint64_t data)
+static struct transit *add(struct worker *worker, uint64_t cookie, uint64_t data)
 {
-	if (worker->parcel_count == PARCELS_MAX)
+	if (worker->transit_count == TRANSIT_MAX)
 		return NULL;
-	struct parcel *parcel = &worker->parcel[worker->parcel_count++];
-	*parcel = (struct parcel){.cookie = cookie, .data = data};
-	return parcel;
+	struct transit *one = &worker->transit[worker->transit_count++];
+	*one = (struct transit){.cookie = cookie, .data = data};
+	return one;
 }
 
 /* We hold it no more; without another holder the side is closed. */
-static void let_go(struct worker *worker, struct parcel *parcel)
+static void let_go(struct worker *worker, struct transit *one)
 {
 	struct connection_ref ref;
 	enum side side;
-	bool found = connection_of(worker, parcel->data, &ref, &side);
-	*parcel = worker->parcel[--worker->parcel_count];
+	bool found = connection_of(worker, one->data, &ref, &side);
+	*one = worker->transit[--worker->transit_count];
 	if (!found || !endpoint_is_held_by(endpoint_of(&ref, side), worker->pool.self) ||
 		!endpoint_unhold(endpoint_of(&ref, side), worker->pool.self))
 		return;
@@ -106,13 +106,13 @@ static void let_go(struct worker *worker, struct parcel *parcel)
 static int put_in_set(const struct worker *worker, int fd, uint64_t data)
 {
 	struct epoll_event event = {.data.u64 = data};
-	if (epoll_ctl(worker->parcels_fd, EPOLL_CTL_ADD, fd, &event) == 0 ||
-		(errno == EEXIST && epoll_ctl(worker->parcels_fd, EPOLL_CTL_MOD, fd, &event) == 0))
+	if (epoll_ctl(worker->transit_fd, EPOLL_CTL_ADD, fd, &event) == 0 ||
+		(errno == EEXIST && epoll_ctl(worker->transit_fd, EPOLL_CTL_MOD, fd, &event) == 0))
 		return 0;
 	return -errno;
 }
 
-int parcel_pass(struct worker *worker, member_ref sender, int fd, uint64_t offset, uint32_t tag, uint32_t side_word)
+int transit_pass(struct worker *worker, member_ref sender, int fd, uint64_t offset, uint32_t tag, uint32_t side_word)
 {
 	struct connection_ref ref;
 	enum side side;
@@ -123,17 +123,17 @@ int parcel_pass(struct worker *worker, member_ref sender, int fd, uint64_t offse
 		return -EINVAL;
 	if (fd < 0 || port_socket_cookie(fd, &cookie) < 0)
 		return -EBADF;
-	struct parcel *parcel = find(worker, cookie);
-	if (parcel && parcel->data != data)
+	struct transit *one = find(worker, cookie);
+	if (one && one->data != data)
 		return -EBUSY;
 	int status = put_in_set(worker, fd, data);
 	if (status < 0)
 		return status;
-	if (!parcel)
-		parcel = add(worker, cookie, data);
-	if (!parcel)
+	if (!one)
+		one = add(worker, cookie, data);
+	if (!one)
 		return -ENOSPC;
-	parcel->messages++;
+	one->messages++;
 	/* For a next worker. */
 	endpoint_of(&ref, side)->cookie = cookie;
 	endpoint_hold(endpoint_of(&ref, side), worker->pool.self);
@@ -141,12 +141,12 @@ int parcel_pass(struct worker *worker, member_ref sender, int fd, uint64_t offse
 	return 0;
 }
 
-int parcel_lookup(struct worker *worker, uint64_t cookie, uint64_t *offset, uint32_t *tag, uint32_t *side_word)
+int transit_lookup(struct worker *worker, uint64_t cookie, uint64_t *offset, uint32_t *tag, uint32_t *side_word)
 {
 	struct connection_ref ref;
 	enum side side;
-	const struct parcel *parcel = find(worker, cookie);
-	if (!parcel || !connection_of(worker, parcel->data, &ref, &side))
+	const struct transit *one = find(worker, cookie);
+	if (!one || !connection_of(worker, one->data, &ref, &side))
 		return -ENOENT;
 	*offset = ref.offset;
 	*tag = ref.tag;
@@ -154,20 +154,20 @@ int parcel_lookup(struct worker *worker, uint64_t cookie, uint64_t *offset, uint
 	return 0;
 }
 
-void parcel_release(struct worker *worker, uint64_t cookie)
+void transit_release(struct worker *worker, uint64_t cookie)
 {
-	struct parcel *parcel = find(worker, cookie);
-	if (parcel && --parcel->messages == 0)
-		let_go(worker, parcel);
+	struct transit *one = find(worker, cookie);
+	if (one && --one->messages == 0)
+		let_go(worker, one);
 }
 
 /* ---- what the kernel still knows ---- */
 
 static void is_there(struct worker *worker, uint64_t data)
 {
-	for (uint32_t i = 0; i < worker->parcel_count; i++) {
-		if (worker->parcel[i].data == data)
-			worker->parcel[i].seen = true;
+	for (uint32_t i = 0; i < worker->transit_count; i++) {
+		if (worker->transit[i].data == data)
+			worker->transit[i].seen = true;
 	}
 }
 
@@ -176,7 +176,7 @@ static bool read_set(struct worker *worker)
 {
 	char path[64];
 	char line[256];
-	snprintf(path, sizeof path, "/proc/self/fdinfo/%d", worker->parcels_fd);
+	snprintf(path, sizeof path, "/proc/self/fdinfo/%d", worker->transit_fd);
 	FILE *file = fopen(path, "re");
 	if (!file)
 		return false;
@@ -190,19 +190,19 @@ static bool read_set(struct worker *worker)
 	return good;
 }
 
-void parcels_look(struct worker *worker)
+void transit_look(struct worker *worker)
 {
-	for (uint32_t i = 0; i < worker->parcel_count; i++)
-		worker->parcel[i].seen = false;
+	for (uint32_t i = 0; i < worker->transit_count; i++)
+		worker->transit[i].seen = false;
 	bool complete = read_set(worker);
 	/* From the end: letting go moves the last one forward. */
-	for (uint32_t i = worker->parcel_count; complete && i-- > 0;) {
-		if (!worker->parcel[i].seen)
-			let_go(worker, &worker->parcel[i]);
+	for (uint32_t i = worker->transit_count; complete && i-- > 0;) {
+		if (!worker->transit[i].seen)
+			let_go(worker, &worker->transit[i]);
 	}
-	if (worker->parcels_delay_ns < LOOK_LAST_NS)
-		worker->parcels_delay_ns *= 2;
-	worker->parcels_at_ns = worker->parcel_count ? port_now_ns() + worker->parcels_delay_ns : 0;
+	if (worker->transit_delay_ns < LOOK_LAST_NS)
+		worker->transit_delay_ns *= 2;
+	worker->transit_at_ns = worker->transit_count ? port_now_ns() + worker->transit_delay_ns : 0;
 }
 
 static void pick_up(void *context, struct chunk_ref chunk, member_ref owner, enum span_kind kind)
@@ -217,16 +217,16 @@ static void pick_up(void *context, struct chunk_ref chunk, member_ref owner, enu
 		struct pool_endpoint *endpoint = endpoint_of(&ref, (enum side)side);
 		if (!endpoint_is_held_by(endpoint, worker->pool.self))
 			continue;
-		struct parcel *parcel = add(worker, read_once(endpoint->cookie), data_of(ref.offset, ref.tag, (uint32_t)side));
-		if (parcel)
-			parcel->messages = 1;
+		struct transit *one = add(worker, read_once(endpoint->cookie), data_of(ref.offset, ref.tag, (uint32_t)side));
+		if (one)
+			one->messages = 1;
 	}
 }
 
 /* What has left the set since is let go by the look that follows. */
-void parcels_recover(struct worker *worker)
+void transit_recover(struct worker *worker)
 {
 	chunk_walk(&worker->pool, SPAN_CONNECTION, pick_up, worker);
-	if (worker->parcel_count)
+	if (worker->transit_count)
 		look_soon(worker);
 }

@@ -28,6 +28,7 @@
 #include "../pool/connection.h"
 #include "../pool/directory.h"
 #include "../pool/listener.h"
+#include "../pool/parcel.h"
 #include "../pool/shm.h"
 #include "../port/port.h"
 #include "complain.h"
@@ -258,6 +259,13 @@ static void visit_listener(void *context, struct chunk_ref chunk, member_ref own
 
 /* ---- what is still needed ---- */
 
+static void need_chunk(void *context, struct chunk_ref ref)
+{
+	struct settlement *settlement = context;
+	list_add(&settlement->needed, ref);
+}
+
+/* The dead add nothing any more, and what is consumed meanwhile needs nobody: what is seen is all. */
 static void need_rings(void *context, struct chunk_ref chunk, member_ref owner, enum span_kind kind)
 {
 	struct settlement *settlement = context;
@@ -273,6 +281,8 @@ static void need_rings(void *context, struct chunk_ref chunk, member_ref owner, 
 			if (rings[i].offset)
 				list_add(&settlement->needed, rings[i]);
 		}
+		if (!parcels_walk(settlement->pool, &ref.connection->stream[side], need_chunk, settlement))
+			settlement->needed.overflow = true;
 	}
 }
 

@@ -10,7 +10,7 @@
 #include "diag.h"
 
 #include "../pool/chunk.h"
-#include "../pool/ring.h"
+#include "../pool/parcel.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -195,7 +195,7 @@ static void visit_connection(void *context, struct chunk_ref ref, member_ref own
 			return;
 		fill_endpoint(listing->pool, endpoint, row);
 		row->state = state_of(connection, side);
-		row->sent = load_peer(&endpoint->tcp_sent) + load_peer(&connection->stream[side].tail);
+		row->sent = load_peer(&endpoint->tcp_sent) + stream_end(listing->pool, &connection->stream[side]);
 		row->received = load_peer(&endpoint->tcp_received) + load_peer(&connection->stream[!side].head);
 		if (strcmp(row->path, "tcp") == 0)
 			count_tcp(listing, row);

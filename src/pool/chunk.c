@@ -268,6 +268,7 @@ int chunk_alloc(struct pool *pool, uint64_t size, enum span_kind kind, struct ch
 	lock_chunks(pool);
 	error = class == CLASS_RUN ? run_alloc(pool, size, ref) : class_alloc(pool, class, ref);
 	unlock_chunks(pool);
+	fence_writes(); /* the new tag before new contents; pairs with fence_reads() of who followed an old reference */
 	return error;
 }
 

@@ -11,7 +11,7 @@
  * tag and are changed by CAS or, by holders only, by OR.
  *
  *   life of a side:  open -> flags RESET?, CLOSED -> fin -> bit of sides cleared
- *   last side:       the rings' references are copied -> sides {tag, 0} -> rings freed -> chunk freed
+ *   last side:       the rings' and parcels' references are copied -> sides {tag, 0} -> those freed -> chunk freed
  *
  * A closer that died in between leaves a state from which connection_close_side()
  * (side still open) or connection_sweep() (sides {tag, 0}) goes on; each step does
@@ -20,6 +20,7 @@
 #include "connection.h"
 
 #include "listener.h"
+#include "parcel.h"
 
 #include <errno.h>
 #include <string.h>
@@ -180,6 +181,17 @@ bool endpoint_is_held_by(const struct pool_endpoint *endpoint, member_ref member
 	return load_peer(&endpoint->holders[MEMBER_SLOT(member) % MEMBERS_MAX / 64u]) & holder_bit(member);
 }
 
+bool endpoint_is_shared(const struct pool_endpoint *endpoint, member_ref self)
+{
+	if (!(load_hint(&endpoint->flags) & ENDPOINT_SHARED))
+		return false;
+	for (uint32_t i = 0; i < MEMBERS_MAX / 64u; i++) {
+		if (load_peer(&endpoint->holders[i]) & ~(MEMBER_SLOT(self) / 64u == i ? holder_bit(self) : 0))
+			return true;
+	}
+	return false;
+}
+
 bool endpoint_has_holders(const struct pool_endpoint *endpoint)
 {
 	for (uint32_t i = 0; i < MEMBERS_MAX / 64u; i++) {
@@ -210,7 +222,7 @@ static void mark_life(shared_u32 *word, uint32_t tag, uint32_t bits)
 	}
 }
 
-static bool has_unread(const struct pool_stream *stream)
+static bool has_unread(const struct pool *pool, const struct pool_stream *stream)
 {
 	struct chunk_ref chunks[STREAM_RINGS];
 	struct ring ring = {.stream = (struct pool_stream *)stream};
@@ -219,29 +231,33 @@ static bool has_unread(const struct pool_stream *stream)
 	stream_chunks(stream, chunks);
 	for (uint32_t i = 0; i < STREAM_RINGS; i++)
 		has_ring = has_ring || chunks[i].offset;
-	return has_ring && ring_available(&ring) != 0;
+	return has_ring && ring_available(pool, &ring) != 0;
 }
 
 /* What a connection consists of besides its own chunk. */
 struct rings {
 	struct chunk_ref chunk[2][STREAM_RINGS];
+	struct chunk_ref parcels[2][2];
 };
 
-static void rings_copy(const struct pool_connection *connection, struct rings *rings)
+static void rings_copy(const struct pool *pool, const struct pool_connection *connection, struct rings *rings)
 {
-	for (int side = 0; side < 2; side++)
+	for (int side = 0; side < 2; side++) {
 		stream_chunks(&connection->stream[side], rings->chunk[side]);
+		parcels_copy(pool, &connection->stream[side], rings->parcels[side]);
+	}
 }
 
 static void connection_free(struct pool *pool, const struct connection_ref *ref, const struct rings *rings)
 {
 	for (int side = 0; side < 2; side++) {
+		parcels_free(pool, rings->parcels[side]);
 		for (uint32_t i = 0; i < STREAM_RINGS; i++) {
 			if (rings->chunk[side][i].offset)
 				chunk_free(pool, rings->chunk[side][i]);
 		}
 	}
-	/* Last: while it is there, connection_sweep() finds the rings that we did not come to free. */
+	/* Last: while it is there, connection_sweep() finds the rings and parcels that we did not come to free. */
 	chunk_free(pool, (struct chunk_ref){.offset = ref->offset, .tag = ref->tag, .size = CONNECTION_CHUNK});
 }
 
@@ -270,7 +286,7 @@ static void close_one_side(struct pool *pool, const struct connection_ref *ref, 
 	if (SIDES_TAG(word) != ref->tag || !(word & SIDE_BIT(side)))
 		return;
 	/* RESET before CLOSED: whoever sees the side closed sees why. */
-	if (reset || has_unread(&connection->stream[other_side(side)]))
+	if (reset || has_unread(pool, &connection->stream[other_side(side)]))
 		mark_life(&connection->endpoint[side].flags, ref->tag, ENDPOINT_RESET);
 	mark_life(&connection->endpoint[side].flags, ref->tag, ENDPOINT_CLOSED);
 	mark_life(&connection->stream[side].fin, ref->tag, 1u);
@@ -278,7 +294,7 @@ static void close_one_side(struct pool *pool, const struct connection_ref *ref, 
 		if (SIDES_TAG(word) != ref->tag || !(word & SIDE_BIT(side)))
 			return;
 		/* Before the CAS: after it the chunk may be freed by another, and be something else. */
-		rings_copy(connection, &rings);
+		rings_copy(pool, connection, &rings);
 		if (cas(&connection->sides, &word, word & ~SIDE_BIT(side))) {
 			if (SIDES_BITS(word & ~SIDE_BIT(side)) == 0)
 				connection_free(pool, ref, &rings);
@@ -315,7 +331,7 @@ bool connection_sweep(struct pool *pool, const struct connection_ref *ref)
 
 	if (load_peer(&ref->connection->sides) != SIDES_WORD(ref->tag, 0))
 		return false;
-	rings_copy(ref->connection, &rings);
+	rings_copy(pool, ref->connection, &rings);
 	fence_reads();
 	/* The tag moves before anything is overwritten: the copy is of the life that we mean. */
 	if (chunk_tag(pool, ref->offset, SPAN_CONNECTION) != ref->tag)

@@ -15,7 +15,7 @@
  *             OPEN->TAKEN(slot), holder bit; client: TAKEN->CONFIRMED
  *   close:    endpoint_drop clears our holder bit; the one who clears the last
  *             bit closes the side (fin or reset); whoever closes the second
- *             side frees rings and chunk, by references copied before.
+ *             side frees rings, parcels and chunk, by references copied before.
  *
  * Crash points: every step is one atomic operation and all of them can be
  * repeated by the agent: holder bits are idempotent, sides and handshake carry the
@@ -57,6 +57,8 @@ bool connection_side_open(const struct connection_ref *ref, enum side side);
 /* ---- holders ---- */
 void endpoint_hold(struct pool_endpoint *endpoint, member_ref member);
 bool endpoint_is_held_by(const struct pool_endpoint *endpoint, member_ref member);
+/* Does anybody hold it besides `self`?  Only a holder's own fork adds others. */
+bool endpoint_is_shared(const struct pool_endpoint *endpoint, member_ref self);
 /* Clears the bit; true when no holder is left: the caller must close the side (connection_close_side) or listener. */
 bool endpoint_unhold(struct pool_endpoint *endpoint, member_ref member);
 bool endpoint_has_holders(const struct pool_endpoint *endpoint);

@@ -284,7 +284,7 @@ struct pool_endpoint {
 	shared_u64 tcp_sent;	 /* bytes this side put into TCP before its switch */
 	shared_u64 tcp_received; /* bytes this side took out of TCP */
 	shared_u64 switch_at;	 /* stream offset at which this side leaves TCP for its ring; ~0: not yet */
-	shared_u32 tx_owner;	 /* member_ref inside a write, used only when ENDPOINT_SHARED */
+	uint32_t reserved_d;	 /* in older pools: who was inside a write */
 	shared_u32 cpu;			 /* where the owner last waited, + 1; a hint for the other side's spinning */
 	uint32_t reserved_b[2];
 
@@ -315,12 +315,24 @@ struct ring_desc {
 	uint64_t reserved;
 };
 
+/*
+ * stream.parcels: version << 35 | offset / 64 of the newest parcel << 1 | PARCELS_FIN (no further parcel).  Changed by
+ * CAS only, each time to the next version (parcel.h).
+ */
+#define PARCELS_FIN 1ULL
+#define PARCELS_OFFSET(word) (((word) >> 1 & 0x3ffffffffULL) * CACHE_LINE)
+#define PARCELS_NEXT(word, offset)                                                                                     \
+	((((word) >> 35) + 1) << 35 | (uint64_t)(offset) / CACHE_LINE << 1 | ((word)&PARCELS_FIN))
+static_assert(POOL_SIZE_MAX / CACHE_LINE <= 1ULL << 34, "offsets of parcels");
+
 struct pool_stream {
 	/* Producer's line. */
-	CACHE_ALIGNED shared_u64 tail; /* stream position after the last published byte */
+	CACHE_ALIGNED shared_u64 tail; /* stream position after the last byte published in a ring */
 	shared_u32 producer_epoch;	   /* ring[RING_INDEX(epoch)] is being written */
-	shared_u32 fin;				   /* FLAGS_LIFE | 1: no byte after `tail` will come; published after the last tail */
-	uint32_t reserved_a[12];
+	shared_u32 fin;				   /* FLAGS_LIFE | 1: no further byte will come; published after the last one */
+	shared_u64 parcels;			   /* what several holders wrote after `tail` */
+	struct chunk_ref retired;	   /* the parcel that was last when a sole holder went back to a ring */
+	uint32_t reserved_a[6];
 	/* Written by the producer, seldom: the ring in use and the next one. */
 	CACHE_ALIGNED struct ring_desc ring[STREAM_RINGS];
 	/* Consumer's line. */
@@ -329,6 +341,20 @@ struct pool_stream {
 	uint32_t reserved_b[13];
 };
 static_assert(sizeof(struct pool_stream) == 256, "stream");
+static_assert(offsetof(struct pool_stream, ring) == 64, "producer's line");
+
+/* At the start of a chunk, its bytes behind it; written before it is pushed, constant after. */
+struct pool_parcel {
+	CACHE_ALIGNED uint64_t base; /* stream position of its first byte */
+	uint32_t length;
+	uint32_t tag;			   /* of its own chunk */
+	struct chunk_ref previous; /* offset 0: the first one after a ring */
+	struct chunk_ref jump;	   /* one farther back, to find a position in few steps */
+	uint64_t jump_base;
+	uint32_t number; /* of the parcel, from the first one on */
+	uint32_t jump_number;
+};
+static_assert(sizeof(struct pool_parcel) == CACHE_LINE, "parcel");
 
 /* ---- connections ---------------------------------------------------------- */
 

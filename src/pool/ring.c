@@ -21,6 +21,7 @@
 #include "ring.h"
 
 #include "chunk.h"
+#include "parcel.h"
 
 #include <errno.h>
 
@@ -88,6 +89,8 @@ void stream_init(struct pool_stream *stream, struct chunk_ref first)
 	store_hint(&stream->tail, 0);
 	store_hint(&stream->producer_epoch, 0);
 	store_hint(&stream->fin, load_own(&stream->fin) & FLAGS_LIFE_MASK);
+	store_hint(&stream->parcels, 0);
+	write_once(stream->retired.offset, 0);
 	store_hint(&stream->head, 0);
 	store_hint(&stream->consumer_epoch, 0);
 	desc_write(stream, 0, first, 0);
@@ -170,15 +173,51 @@ int ring_resize(struct pool *pool, struct ring *ring, uint64_t size)
 	return ring_fetch(pool, ring, epoch + 1) ? 0 : -EPROTO;
 }
 
+/*
+ * From parcels back to a ring.  Nobody else writes (parcel.c), and head is at their end E, so no byte is readable, in
+ * any of the states that a reader may see:
+ *
+ *   tail T < E, epoch e, parcels to E      as before
+ *   tail E,     epoch e, parcels to E      nothing in ring e; the parcels say the same
+ *   tail E,     epoch e+1, parcels to E    the reader moves on to ring e+1, whose base is E
+ *   tail E,     epoch e+1, no parcels      from here on the tail moves, as after any hand-over
+ *
+ * A reader that saw the old tail and then a later state compares again (consumer_look()); one with an old head has lost
+ * already: its CAS of head fails.
+ */
+int ring_restart(struct pool *pool, struct ring *ring, uint64_t size)
+{
+	struct pool_stream *stream = ring->stream;
+	uint32_t epoch = load_own(&stream->producer_epoch);
+	uint64_t end = stream_end(pool, stream);
+	struct chunk_ref chunk;
+
+	if (!stream_has_parcels(stream))
+		return 0;
+	if (load_peer(&stream->head) != end || load_peer(&stream->consumer_epoch) != epoch)
+		return -EBUSY;
+	ring_reap(pool, ring);
+	if (chunk_alloc(pool, size, SPAN_GENERIC, &chunk) != 0)
+		return -ENOMEM;
+	chunk.size = (uint32_t)size;
+	desc_write(stream, epoch + 1, chunk, end);
+	publish(&stream->tail, end);
+	publish(&stream->producer_epoch, epoch + 1); /* pairs with load_peer() in consumer_look() */
+	parcels_retire(pool, stream);
+	return ring_fetch(pool, ring, epoch + 1) && !stream_has_parcels(stream) ? 0 : -EPROTO;
+}
+
 void ring_finish(struct ring *ring)
 {
+	/* First, so that nothing can be pushed after the end. */
+	fetch_or_shared(&ring->stream->parcels, PARCELS_FIN);
 	fetch_or_shared(&ring->stream->fin, 1u);
 }
 
-uint64_t ring_unread(const struct ring *ring)
+uint64_t ring_unread(const struct pool *pool, const struct ring *ring)
 {
 	uint64_t head = load_peer(&ring->stream->head);
-	uint64_t unread = load_peer(&ring->stream->tail) - head;
+	uint64_t unread = stream_end(pool, ring->stream) - head;
 
 	return unread < STREAM_LIMIT ? unread : STREAM_LIMIT;
 }
@@ -195,12 +234,13 @@ struct look {
 	uint64_t head;
 	uint64_t end; /* of what is readable in the ring in use */
 	uint64_t tail;
+	bool parcels; /* from tail on */
 	bool moving; /* the producer is in a later ring */
 	struct ring_desc next;
 	uint64_t next_end; /* of what is readable in the next one */
 };
 
-/* 0, -EAGAIN (another consumer changed something while we looked), -EPROTO. */
+/* 0, -EAGAIN (another consumer, or the producer, changed something while we looked), -EPROTO. */
 static int consumer_look(const struct pool *pool, struct ring *ring, struct look *look)
 {
 	const struct pool_stream *stream = ring->stream;
@@ -208,19 +248,22 @@ static int consumer_look(const struct pool *pool, struct ring *ring, struct look
 
 	look->head = load_peer(&stream->head);
 	epoch = load_peer(&stream->consumer_epoch);
-	if ((!ring->valid || ring->epoch != epoch) && !ring_fetch(pool, ring, epoch))
-		goto suspicious;
 	/* Tail before epoch: a tail beyond the hand-over was published after it, so that we cannot miss that one. */
 	look->tail = load_peer(&stream->tail);
 	ahead = load_peer(&stream->producer_epoch) - epoch;
+	look->parcels = stream_has_parcels(stream);
 	look->moving = ahead > 0;
 	look->end = look->tail;
+	if ((!ring->valid || ring->epoch != epoch) && !ring_fetch(pool, ring, epoch))
+		goto suspicious;
 	if (look->moving) {
 		look->next = desc_read(stream, epoch + 1);
 		look->end = look->next.base;
 		look->next_end = ahead > 1 ? desc_read(stream, epoch + 2).base : look->tail;
 		if (!desc_data(pool, &look->next) || look->next_end - look->next.base > look->next.chunk.size)
 			goto suspicious;
+	} else if (look->parcels && (int64_t)(look->head - look->tail) > 0) {
+		look->end = look->head; /* the ring is used up */
 	}
 	if (ahead >= STREAM_RINGS || (int64_t)(look->head - ring->base) < 0 || look->end - look->head > ring->mask + 1)
 		goto suspicious;
@@ -231,10 +274,14 @@ suspicious:
 	ring->valid = 0;
 	fence_reads();
 	/* Only what stands still is corrupt. */
-	return load_peer(&stream->head) != look->head || load_peer(&stream->consumer_epoch) != epoch ? -EAGAIN : -EPROTO;
+	return load_peer(&stream->head) != look->head || load_peer(&stream->consumer_epoch) != epoch ||
+				   load_peer(&stream->tail) != look->tail || load_peer(&stream->producer_epoch) != epoch + ahead ||
+				   stream_has_parcels(stream) != look->parcels
+			   ? -EAGAIN
+			   : -EPROTO;
 }
 
-int64_t ring_peek_slow(const struct pool *pool, struct ring *ring, size_t want, uint64_t skip, struct ring_area *area)
+int64_t ring_peek_slow(struct pool *pool, struct ring *ring, size_t want, uint64_t skip, struct ring_area *area)
 {
 	struct look look = {0};
 
@@ -264,6 +311,13 @@ int64_t ring_peek_slow(const struct pool *pool, struct ring *ring, size_t want, 
 			ring_fill_area(ring, look.head + skip, (size_t)ready, area);
 			return (int64_t)ready;
 		}
+		if (look.parcels && (int64_t)(look.head + skip - look.tail) >= 0) {
+			int64_t found = parcels_peek(pool, ring->stream, look.head + skip, want, !skip, area);
+
+			if (found == -EAGAIN || (found == -EPROTO && load_peer(&ring->stream->head) != look.head))
+				continue;
+			return found;
+		}
 		/* A look beyond the hand-over, without going there. */
 		ready = look.moving && look.next_end - look.head > skip ? look.next_end - look.head - skip : 0;
 		if (ready > want)
@@ -280,16 +334,16 @@ int64_t ring_peek_slow(const struct pool *pool, struct ring *ring, size_t want, 
 	return -EPROTO;
 }
 
-uint64_t ring_available(const struct ring *ring)
+uint64_t ring_available(const struct pool *pool, const struct ring *ring)
 {
 	uint64_t head = load_peer(&ring->stream->head);
-	uint64_t available = load_peer(&ring->stream->tail) - head;
+	uint64_t available = stream_end(pool, ring->stream) - head;
 
 	return available < STREAM_LIMIT ? available : STREAM_LIMIT;
 }
 
-bool ring_at_end(const struct ring *ring)
+bool ring_at_end(const struct pool *pool, const struct ring *ring)
 {
-	/* The end before the tail: it is published after the last one. */
-	return stream_is_finished(ring->stream) && load_peer(&ring->stream->tail) == load_peer(&ring->stream->head);
+	/* `fin` before the position: it is published after the last byte. */
+	return stream_is_finished(ring->stream) && stream_end(pool, ring->stream) == load_peer(&ring->stream->head);
 }

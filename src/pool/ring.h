@@ -21,8 +21,9 @@
  * data read -> publish(head) pairs with load_peer(head) -> overwrite;
  * ring[] -> publish(producer_epoch) pairs with load_peer(producer_epoch).
  *
- * Several processes may stand on one side after fork().  Producers take turns
- * under an outer lock; consumers race by a CAS on head, and on consumer_epoch.
+ * Several processes may stand on one side after fork().  While several hold
+ * the producing side nobody writes a ring: each write is a parcel (parcel.c),
+ * which follow the ring's tail.  Consumers race by a CAS on head, and on consumer_epoch.
  * So a private struct ring is fetched anew whenever the epoch in the stream,
  * on our own side's line, differs from its own.  The order of a consumer's
  * loads is head, epoch, then data: when the CAS of head succeeds, head stood
@@ -69,7 +70,7 @@ struct ring_area {
 
 /* Before the stream is published: the first ring. */
 void stream_init(struct pool_stream *stream, struct chunk_ref first);
-/* All rings' chunks, as they are now (offset 0 where none), for freeing after both sides closed. */
+/* All rings' chunks, as they are now (offset 0 where none), for freeing after both sides closed; parcel.h has others. */
 void stream_chunks(const struct pool_stream *stream, struct chunk_ref chunks[STREAM_RINGS]);
 /* No byte after the last tail will come. */
 static inline bool stream_is_finished(const struct pool_stream *stream)
@@ -80,8 +81,8 @@ static inline bool stream_is_finished(const struct pool_stream *stream)
 /* ---- what the inline parts below leave to ring.c ---- */
 /* Producer: fetches ring and head anew; room in bytes or -EPROTO. */
 int64_t ring_room_slow(const struct pool *pool, struct ring *ring);
-/* Consumer: fetches ring and tail anew, moves on to the next ring; what ring_peek() returns. */
-int64_t ring_peek_slow(const struct pool *pool, struct ring *ring, size_t want, uint64_t skip, struct ring_area *area);
+/* Consumer: fetches ring and tail anew, moves on to the next ring or to parcels; what ring_peek() returns. */
+int64_t ring_peek_slow(struct pool *pool, struct ring *ring, size_t want, uint64_t skip, struct ring_area *area);
 
 /* The area of `n` bytes at `position`; n is not more than the ring's size. */
 static inline void ring_fill_area(const struct ring *ring, uint64_t position, size_t n, struct ring_area *area)
@@ -134,10 +135,15 @@ static inline void ring_commit(struct ring *ring, size_t n)
 int ring_resize(struct pool *pool, struct ring *ring, uint64_t size);
 /* Frees the old ring if the consumer has left it.  Cheap when there is none. */
 void ring_reap(struct pool *pool, struct ring *ring);
-/* After the last commit: no more bytes. */
+/*
+ * The sole holder again, after several wrote parcels: goes on in a new ring of `size` bytes.  0 (also when there are no
+ * parcels), -EBUSY (not all of them are read), -ENOMEM, -EPROTO.
+ */
+int ring_restart(struct pool *pool, struct ring *ring, uint64_t size);
+/* After the last commit, or while others push parcels: no more bytes. */
 void ring_finish(struct ring *ring);
 /* Bytes not yet consumed (SIOCOUTQ). */
-uint64_t ring_unread(const struct ring *ring);
+uint64_t ring_unread(const struct pool *pool, const struct ring *ring);
 /* Free bytes now, by the freshest head.  -EPROTO on a corrupt stream. */
 int64_t ring_room(struct pool *pool, struct ring *ring);
 /* Of the ring in use; 0 when it was not looked at yet. */
@@ -164,7 +170,8 @@ static inline int64_t ring_peek(struct pool *pool, struct ring *ring, size_t wan
 		uint64_t tail = load_peer(&stream->tail);
 
 		ready = tail - head;
-		if (__builtin_expect(load_peer(&stream->producer_epoch) != ring->epoch || ready > size, 0))
+		/* Nothing in this ring (0 wraps around), or nonsense: there may be another one, or parcels. */
+		if (__builtin_expect(load_peer(&stream->producer_epoch) != ring->epoch || ready - 1 >= size, 0))
 			return ring_peek_slow(pool, ring, want, skip, area);
 		ring->cached = tail;
 		if (ready > want)
@@ -191,9 +198,9 @@ static inline bool ring_consume(struct ring *ring, size_t n, bool shared)
 	ring->position = head + n;
 	return true;
 }
-/* All published bytes not yet consumed, across a hand-over. */
-uint64_t ring_available(const struct ring *ring);
+/* All published bytes not yet consumed, across a hand-over and in parcels. */
+uint64_t ring_available(const struct pool *pool, const struct ring *ring);
 /* true when the producer finished and everything was read. */
-bool ring_at_end(const struct ring *ring);
+bool ring_at_end(const struct pool *pool, const struct ring *ring);
 
 #endif

@@ -7,7 +7,7 @@
  *
  * Invariant: between a publish and a sleep one of the two sides sees the other
  * (waiter.h has the columns), and a kick that was cut short is made good: on a
- * connection by the agent, on a listener by the next client's kick.
+ * connection by the agent, on a listener, and where several hold the other side, by the next one's kick.
  *
  * A kicker that was stopped for long may set a bit in a segment that has
  * been freed: segments are of a type-stable kind of their own, so that the bit is
@@ -16,6 +16,7 @@
 #include "waiter.h"
 
 #include "chunk.h"
+#include "connection.h"
 
 #include <errno.h>
 #include <string.h>
@@ -292,7 +293,7 @@ static void kick_exclusive(const struct pool *pool, const struct watch_list *lis
 	}
 }
 
-static void kick_listener(const struct pool *pool, const struct watch_list *list, shared_u32 *armed, uint64_t bit,
+static void kick_lasting(const struct pool *pool, const struct watch_list *list, shared_u32 *armed, uint64_t bit,
 						  shared_u32 *rotor, struct kick *kick)
 {
 	uint32_t seen = load_peer(armed);
@@ -339,10 +340,10 @@ bool endpoint_kick(struct pool *pool, const struct watch_list *list, enum direct
 
 	kick->futex = NULL;
 	kick->value = 0;
-	kick->lasting = list->more != NULL;
+	kick->lasting = list->more || (list->kicker && endpoint_is_shared(list->kicker, pool->self));
 	kick->count = 0;
 	if (kick->lasting)
-		kick_listener(pool, list, armed, bit, exclusive_rotor, kick);
+		kick_lasting(pool, list, armed, bit, exclusive_rotor, kick);
 	else
 		kick_connection(pool, list, armed, bit, kick);
 	return kick->futex || kick->count;

@@ -16,8 +16,9 @@
  * again.  Called although the armed word is 0 (by the agent, for a kicker that
  * died on its way) it marks every watch.
  *
- * A listener is kicked by many clients, each of which may be stopped or killed
- * on its way: its watches stay armed until they are released, so that the next
+ * A listener is kicked by many clients, and a connection by all that hold the
+ * other side, each of which may be stopped or killed
+ * on its way: then watches stay armed until they are released, so that the next
  * kick repeats what the last one left undone.  For futex sleepers the
  * word's sequence changes, and ARMED_FUTEX goes only after they were woken, by
  * kick_done(), if nobody armed meanwhile.
@@ -49,7 +50,8 @@ enum direction { DIRECTION_READ = 0, DIRECTION_WRITE = 1 };
 /* Watches of an endpoint: inline ones plus, for listeners, the table behind them. */
 struct watch_list {
 	struct pool_endpoint *endpoint;
-	shared_u64 *more; /* NULL or WATCHES_LISTENER words */
+	shared_u64 *more;					/* NULL or WATCHES_LISTENER words */
+	const struct pool_endpoint *kicker; /* of a connection: the side that kicks; NULL: nobody else kicks as well */
 };
 
 /* Claims a watch word for {waiter, interest}, not armed.  Its index, or -ENOSPC (fan-out full). */
@@ -69,7 +71,7 @@ shared_u32 *endpoint_armed_word(struct pool_endpoint *endpoint, enum direction d
 struct kick {
 	shared_u32 *futex; /* wake all sleepers of that word; NULL: none */
 	uint32_t value;	   /* for kick_done(): what the word was changed to */
-	bool lasting;	   /* a listener's */
+	bool lasting;	   /* a listener's, or one of several kickers' */
 	uint32_t count;	   /* waiters whose doorbells to ring */
 	struct {
 		uint32_t index;

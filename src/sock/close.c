@@ -24,14 +24,14 @@ static void wake_all(const struct sock *sock)
 static void let_go(struct sock *sock, bool reset)
 {
 	struct connection_ref ref = sock->connection;
-	struct watch_list peer = {.endpoint = sock->peer};
+	struct watch_list peer = {.endpoint = sock->peer, .kicker = sock->endpoint};
 
 	stream_forget(sock);
 	if (!sock->holds)
 		return;
 	sock->holds = false;
 	if (sock->send.stream) {
-		pool_count(sock->pool, COUNTER_BYTES_SENT, load_hint(&sock->send.stream->tail));
+		pool_count(sock->pool, COUNTER_BYTES_SENT, stream_end(sock->pool, sock->send.stream));
 		pool_count(sock->pool, COUNTER_BYTES_RECEIVED, load_hint(&sock->receive.stream->head));
 		if (sock_got_reset(sock))
 			pool_count(sock->pool, COUNTER_RESETS, 1);

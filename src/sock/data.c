@@ -259,43 +259,9 @@ static ssize_t send_by_tcp(struct sock *sock, struct cursor *cursor, size_t leng
 	return n;
 }
 
-/*
- * Several processes may write one connection: the ring has one producer at a time.  The word names the member inside; a
- * dead one is replaced (a write that was not committed never happened).
- */
-#define PRODUCER_NAP_NS 1000000
-
-static bool producer_is_gone(const struct pool *pool, member_ref ref)
-{
-	const struct pool_member *member = member_find(pool, ref);
-
-	return !member || (load_peer(&member->word) & 0xf) == MEMBER_DEAD;
-}
-
-static void producer_enter(struct sock *sock)
-{
-	shared_u32 *word = &sock->endpoint->tx_owner;
-	uint32_t seen = 0;
-
-	while (!cas(word, &seen, process.pool.self)) {
-		if (seen != 0 && producer_is_gone(sock->pool, seen))
-			continue; /* the next CAS expects the dead one */
-		if (seen != 0)
-			port_futex_wait(word, seen, PRODUCER_NAP_NS);
-		seen = 0;
-	}
-}
-
-static void producer_leave(struct sock *sock)
-{
-	publish(&sock->endpoint->tx_owner, 0);
-	port_futex_wake(&sock->endpoint->tx_owner, 1);
-}
-
 static ssize_t send_once(struct sock *sock, int fd, struct cursor *cursor, size_t length, int flags,
 						 const struct msghdr *message)
 {
-	bool shared;
 	ssize_t n;
 
 	sock_lock(&sock->send_lock);
@@ -305,12 +271,7 @@ static ssize_t send_once(struct sock *sock, int fd, struct cursor *cursor, size_
 	}
 	switch (sock_state_of(sock)) {
 	case SOCK_SHM:
-		shared = load_hint(&sock->endpoint->flags) & ENDPOINT_SHARED;
-		if (shared)
-			producer_enter(sock);
 		n = stream_send_once(sock, cursor, length);
-		if (shared)
-			producer_leave(sock);
 		break;
 	case SOCK_OFFERED:
 	case SOCK_TAKEN:
@@ -366,7 +327,7 @@ ssize_t engine_send(struct sock *sock, int fd, const struct iovec *iov, int coun
 	return done;
 }
 
-/* ---- sendfile: the file is read straight into the ring ---- */
+/* ---- sendfile: the file is read straight into the ring, or into a parcel ---- */
 
 static ssize_t read_file(int in_fd, void *to, size_t length, int64_t *offset)
 {
@@ -375,6 +336,29 @@ static ssize_t read_file(int in_fd, void *to, size_t length, int64_t *offset)
 	if (n > 0 && offset)
 		*offset += n;
 	return n;
+}
+
+/* Several hold the sending side. */
+static ssize_t file_into_parcel(struct sock *sock, int in_fd, int64_t *offset, size_t count)
+{
+	int64_t before = offset ? *offset : port_lseek_current(in_fd);
+	struct parcel parcel;
+	int error = stream_parcel_begin(sock, count, &parcel);
+	ssize_t n;
+
+	if (error)
+		return error;
+	n = read_file(in_fd, parcel.data, count < parcel.room ? count : parcel.room, offset);
+	if (n <= 0) {
+		parcel_drop(sock->pool, &parcel);
+		return n;
+	}
+	error = stream_parcel_push(sock, &parcel, (size_t)n);
+	if (error && offset)
+		*offset = before;
+	else if (error && before >= 0)
+		port_lseek_set(in_fd, before);
+	return error ? error : n;
 }
 
 static ssize_t file_into_ring(struct sock *sock, int in_fd, int64_t *offset, size_t count)
@@ -388,25 +372,14 @@ static ssize_t file_into_ring(struct sock *sock, int in_fd, int64_t *offset, siz
 	n = stream_send_once(sock, &none, 0); /* only the checks of a send, and the switch */
 	if (n < 0)
 		return n;
+	if (stream_is_shared(sock))
+		return file_into_parcel(sock, in_fd, offset, count);
 	room = stream_reserve(sock, count < 65536 ? count : 65536, &area);
 	if (room <= 0)
 		return room < 0 ? room : -EAGAIN;
 	n = read_file(in_fd, area.first, area.first_length, offset);
 	if (n > 0)
 		stream_commit(sock, (size_t)n);
-	return n;
-}
-
-static ssize_t file_as_producer(struct sock *sock, int in_fd, int64_t *offset, size_t count)
-{
-	bool shared = load_hint(&sock->endpoint->flags) & ENDPOINT_SHARED;
-	ssize_t n;
-
-	if (shared)
-		producer_enter(sock);
-	n = file_into_ring(sock, in_fd, offset, count);
-	if (shared)
-		producer_leave(sock);
 	return n;
 }
 
@@ -446,7 +419,7 @@ ssize_t engine_sendfile(struct sock *sock, int fd, int in_fd, int64_t *offset, s
 
 		if (sock_state_of(sock) == SOCK_SHM) {
 			sock_lock(&sock->send_lock);
-			n = sock_is_still(sock, fd) ? file_as_producer(sock, in_fd, offset, count - done) : -EBADF;
+			n = sock_is_still(sock, fd) ? file_into_ring(sock, in_fd, offset, count - done) : -EBADF;
 			sock_unlock(&sock->send_lock);
 		} else {
 			int64_t position = offset ? *offset : port_lseek_current(in_fd);

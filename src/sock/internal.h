@@ -47,6 +47,7 @@ int pool_connection_create(struct pool *pool, struct connection_ref *ref);
 int pool_listener_create(struct pool *pool, struct listener_ref *ref);
 int pool_add_rings(struct pool *pool, const struct connection_ref *ref);
 int pool_ring_resize(struct pool *pool, struct ring *ring, uint64_t size);
+int pool_parcel_begin(struct pool *pool, const struct pool_stream *stream, size_t want, struct parcel *parcel);
 
 /* ---- offer.c: TCP connections that want to leave TCP ---- */
 /* Client, before its SYN: posts the offer; the socket is OFFERED.  0 or a negative errno (the reason is then in

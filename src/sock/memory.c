@@ -62,3 +62,12 @@ int pool_ring_resize(struct pool *pool, struct ring *ring, uint64_t size)
 		error = ring_resize(pool, ring, size);
 	return error;
 }
+
+int pool_parcel_begin(struct pool *pool, const struct pool_stream *stream, size_t want, struct parcel *parcel)
+{
+	int error = parcel_begin(pool, stream, want, parcel);
+
+	if (error == -ENOMEM && more_memory(pool, SPAN_SIZE))
+		error = parcel_begin(pool, stream, want, parcel);
+	return error;
+}

@@ -98,7 +98,7 @@ static int answer_tcp_info(const struct sock *sock, void *value, socklen_t *leng
 	info.tcpi_state = tcp_state(sock);
 	info.tcpi_snd_mss = info.tcpi_rcv_mss = info.tcpi_advmss = 65483;
 	info.tcpi_pmtu = 65535;
-	info.tcpi_unacked = (uint32_t)ring_unread(&sock->send);
+	info.tcpi_unacked = (uint32_t)ring_unread(sock->pool, &sock->send);
 	info.tcpi_rcv_space = (uint32_t)ring_size(&sock->receive);
 	info.tcpi_snd_cwnd = 10;
 	info.tcpi_snd_ssthresh = 0x7fffffff;
@@ -267,14 +267,14 @@ int engine_ioctl(struct sock *sock, int fd, unsigned long request, void *argumen
 	if (!argument)
 		return -EFAULT;
 	if (request == FIONREAD) {
-		uint64_t waiting = ring_available(&sock->receive);
+		uint64_t waiting = ring_available(sock->pool, &sock->receive);
 
 		value = 0;
 		if (!sock->tcp_drained)
 			port_ioctl(fd, request, &value);
 		value += (int)(waiting < INT_MAX / 2 ? waiting : INT_MAX / 2);
 	} else {
-		value = (int)ring_unread(&sock->send);
+		value = (int)ring_unread(sock->pool, &sock->send);
 	}
 	memcpy(argument, &value, sizeof(value));
 	return 0;

@@ -143,6 +143,7 @@ bool engine_is_on(void)
 static void hold_for_child(void *context, struct sock *sock)
 {
 	struct pool_endpoint *endpoint = sock->endpoint;
+	bool streams;
 
 	(void)context;
 	if (!sock->holds)
@@ -150,13 +151,26 @@ static void hold_for_child(void *context, struct sock *sock)
 	/* Two processes could not leave TCP at one and the same byte: what has not left it yet stays. */
 	if (sock_state_of(sock) == SOCK_OFFERED || sock_state_of(sock) == SOCK_TAKEN)
 		offer_withdraw(sock, REASON_WITHDRAWN);
-	if (sock_state_of(sock) == SOCK_SHM && !sock->tcp_switched) {
+	/*
+	 * No call of another thread is between asking whether it is alone and having written (stream_is_shared()), or in a
+	 * kick that it does alone (endpoint_kick()).
+	 */
+	streams = sock_state_of(sock) == SOCK_SHM;
+	if (streams) {
+		sock_lock(&sock->receive_lock);
 		sock_lock(&sock->send_lock);
-		sock_switch_sending(sock);
-		sock_unlock(&sock->send_lock);
+		if (sock->holds)
+			sock_switch_sending(sock);
 	}
-	fetch_or_shared(&endpoint->flags, ENDPOINT_SHARED);
-	endpoint_hold(endpoint, fork_child_member);
+	if (sock->holds) {
+		atomic_store_explicit(&sock->alone, false, memory_order_relaxed);
+		fetch_or_shared(&endpoint->flags, ENDPOINT_SHARED);
+		endpoint_hold(endpoint, fork_child_member);
+	}
+	if (streams) {
+		sock_unlock(&sock->send_lock);
+		sock_unlock(&sock->receive_lock);
+	}
 }
 
 void engine_fork_prepare(void)

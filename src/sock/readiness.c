@@ -50,7 +50,7 @@ static uint32_t stream_readiness(struct sock *sock)
 		stream_check_drained(sock);
 	own = load_peer(&sock->endpoint->flags);
 	peer = load_peer(&sock->peer->flags);
-	if (sock->tcp_drained && ring_available(&sock->receive) >= (uint64_t)sock->receive_low)
+	if (sock->tcp_drained && ring_available(sock->pool, &sock->receive) >= (uint64_t)sock->receive_low)
 		events |= EPOLLIN | EPOLLRDNORM;
 	if (own & ENDPOINT_SHUT_READ)
 		events |= EPOLLIN | EPOLLRDNORM | EPOLLRDHUP;
@@ -75,7 +75,7 @@ static bool stream_readable(struct sock *sock)
 {
 	if (!sock->tcp_drained)
 		stream_check_drained(sock);
-	return (sock->tcp_drained && (ring_available(&sock->receive) >= (uint64_t)sock->receive_low ||
+	return (sock->tcp_drained && (ring_available(sock->pool, &sock->receive) >= (uint64_t)sock->receive_low ||
 								  stream_is_finished(sock->receive.stream))) ||
 		   load_peer(&sock->endpoint->flags) & (ENDPOINT_SHUT_READ | ENDPOINT_GOT_RESET) ||
 		   load_peer(&sock->peer->flags) & (ENDPOINT_RESET | ENDPOINT_CLOSED);
@@ -136,7 +136,7 @@ uint64_t sock_read_position(const struct sock *sock)
 		return load_peer(&sock->listener.listener->tail);
 	case SOCK_SHM:
 		/* The end of the stream is news as well. */
-		return load_peer(&sock->receive.stream->tail) * 4 + (stream_is_finished(sock->receive.stream) ? 1u : 0u) +
+		return stream_end(sock->pool, sock->receive.stream) * 4 + (stream_is_finished(sock->receive.stream) ? 1u : 0u) +
 			   (load_peer(&sock->peer->flags) & ENDPOINT_RESET ? 2u : 0u);
 	default:
 		return 0;

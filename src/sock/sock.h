@@ -26,6 +26,7 @@
 #include "../pool/connection.h"
 #include "../pool/directory.h"
 #include "../pool/listener.h"
+#include "../pool/parcel.h"
 #include "../pool/ring.h"
 #include "../pool/waiter.h"
 #include "../port/agent.h"
@@ -86,6 +87,7 @@ struct sock {
 	struct ring receive; /* consumer of the peer's stream */
 	struct sock_lock send_lock;
 	struct ring send;		  /* producer of ours */
+	_Atomic(bool) alone;	  /* ENDPOINT_SHARED, but the others let go, and the ring is ours again (under send_lock) */
 	uint64_t last_send_ticks; /* only for rings that grew */
 
 	struct sock_lock state_lock; /* offers moving on */

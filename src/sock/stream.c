@@ -31,7 +31,7 @@
 
 void wake_peer(const struct sock *sock, enum direction direction)
 {
-	struct watch_list list = {.endpoint = sock->peer};
+	struct watch_list list = {.endpoint = sock->peer, .kicker = sock->endpoint};
 
 	wake_endpoint(sock->pool, &list, direction, NULL);
 }
@@ -40,6 +40,7 @@ void wake_own(const struct sock *sock, enum direction direction)
 {
 	struct watch_list list = sock_watches(sock);
 
+	list.kicker = sock->endpoint;
 	if (list.endpoint)
 		wake_endpoint(sock->pool, &list, direction, NULL);
 }
@@ -112,11 +113,33 @@ static bool can_grow(const struct sock *sock)
 	return !sock->grow_failed && behind < STREAM_RINGS - 1 && ring_size(&sock->send) < most_size(sock, behind);
 }
 
+/* Others hold this side as well, as far as we know: the ring is not ours. */
+static bool is_shared(const struct sock *sock)
+{
+	return load_hint(&sock->endpoint->flags) & ENDPOINT_SHARED &&
+		   !atomic_load_explicit(&sock->alone, memory_order_relaxed);
+}
+
+bool stream_is_shared(struct sock *sock)
+{
+	if (!is_shared(sock))
+		return false;
+	/* All others have let go, and nobody can come but by our own fork, which takes the send lock (process.c). */
+	if (endpoint_is_shared(sock->endpoint, process.pool.self) ||
+		ring_restart(sock->pool, &sock->send, RING_SIZE_FIRST) < 0)
+		return true;
+	atomic_store_explicit(&sock->alone, true, memory_order_relaxed);
+	return false;
+}
+
 bool sock_writable(const struct sock *sock)
 {
-	uint64_t size = ring_size(&sock->send);
-	uint64_t unread = ring_unread(&sock->send);
+	uint64_t size, unread;
 
+	if (__builtin_expect(is_shared(sock), 0))
+		return parcels_writable(sock->pool, sock->send.stream);
+	size = ring_size(&sock->send);
+	unread = ring_unread(sock->pool, &sock->send);
 	return size == 0 || unread * 2 <= size || can_grow(sock);
 }
 
@@ -168,7 +191,7 @@ void stream_note_full(struct sock *sock)
 
 bool stream_may_stall(const struct sock *sock)
 {
-	return !sock->stalled && !sock->grow_failed && ring_size(&sock->send) < RING_SIZE_LARGE;
+	return !is_shared(sock) && !sock->stalled && !sock->grow_failed && ring_size(&sock->send) < RING_SIZE_LARGE;
 }
 
 /* Where in the iovec we are. */
@@ -266,7 +289,7 @@ static void shrink(struct sock *sock, size_t length)
 	uint64_t size = ring_size(&sock->send);
 	uint64_t now = port_ticks();
 	uint64_t idle = now - sock->last_send_ticks;
-	bool empty = ring_unread(&sock->send) == 0;
+	bool empty = ring_unread(sock->pool, &sock->send) == 0;
 
 	sock->last_send_ticks = now;
 	if (empty || (sock->stalled && load_peer(&sock->send.stream->head) != sock->full_head))
@@ -291,10 +314,50 @@ int64_t stream_reserve(struct sock *sock, size_t want, struct ring_area *area)
 	return room;
 }
 
+int stream_parcel_begin(struct sock *sock, size_t want, struct parcel *parcel)
+{
+	int error = pool_parcel_begin(sock->pool, sock->send.stream, want, parcel);
+
+	return error == -ENOMEM ? -ENOBUFS : error;
+}
+
+int stream_parcel_push(struct sock *sock, const struct parcel *parcel, size_t length)
+{
+	int error = parcel_push(sock->pool, sock->send.stream, parcel, length);
+
+	if (error)
+		return error == -EPROTO ? (int)corrupt(sock) : error;
+	wake_peer(sock, DIRECTION_READ);
+	return 0;
+}
+
 void stream_commit(struct sock *sock, size_t length)
 {
 	ring_commit(&sock->send, length);
 	wake_peer(sock, DIRECTION_READ);
+}
+
+/* As several may write at once: each part a parcel. */
+static ssize_t send_parcels(struct sock *sock, struct cursor *cursor, size_t length)
+{
+	size_t done = 0;
+
+	while (done < length) {
+		struct parcel parcel;
+		size_t want = length - done;
+		int error = stream_parcel_begin(sock, want, &parcel);
+
+		if (error)
+			return done ? (ssize_t)done : error;
+		if (want > parcel.room)
+			want = parcel.room;
+		cursor_out(cursor, parcel.data, want);
+		error = stream_parcel_push(sock, &parcel, want);
+		if (error)
+			return done ? (ssize_t)done : error;
+		done += want;
+	}
+	return (ssize_t)done;
 }
 
 ssize_t stream_send_once(struct sock *sock, struct cursor *cursor, size_t length)
@@ -310,9 +373,11 @@ ssize_t stream_send_once(struct sock *sock, struct cursor *cursor, size_t length
 		return 0;
 	if (swallowed_by_closed_peer(sock))
 		return (ssize_t)length;
+	if (__builtin_expect(is_shared(sock), 0) && stream_is_shared(sock))
+		return send_parcels(sock, cursor, length);
 	if (__builtin_expect(ring_size(&sock->send) > RING_SIZE_FIRST, 0))
 		shrink(sock, length);
-	if (__builtin_expect(sock->grow_failed, 0) && ring_unread(&sock->send) == 0)
+	if (__builtin_expect(sock->grow_failed, 0) && ring_unread(sock->pool, &sock->send) == 0)
 		sock->grow_failed = false;
 	while (done < length) {
 		struct ring_area area;
@@ -384,27 +449,33 @@ static ssize_t receive_nothing(struct sock *sock)
 		error = sock_pending_error(sock, true);
 		return error ? -error : 0;
 	}
-	if (ring_at_end(&sock->receive) || own & ENDPOINT_SHUT_READ)
+	if (ring_at_end(sock->pool, &sock->receive) || own & ENDPOINT_SHUT_READ)
 		return 0;
 	return -EAGAIN;
 }
 
 /*
  * May a writer that slept by sock_writable() go on?  Seen from the reader: half of the writer's ring is free (during a
- * hand-over that may be the larger one), or the reader just completed a hand-over, so that the writer may grow again.
+ * hand-over that may be the larger one), or the reader just completed a hand-over, so that the writer may grow again;
+ * of parcels, the same that the writer asks.
  */
 static bool frees_writer(struct sock *sock, uint32_t epoch_before)
 {
 	const struct pool_stream *stream = sock->receive.stream;
-	uint64_t size = stream->ring[RING_INDEX(load_peer(&stream->producer_epoch))].chunk.size;
+	uint64_t size;
 
-	return ring_available(&sock->receive) * 2 <= size || load_own(&stream->consumer_epoch) != epoch_before;
+	if (__builtin_expect(stream_has_parcels(stream), 0))
+		return parcels_writable(sock->pool, stream);
+	size = stream->ring[RING_INDEX(load_peer(&stream->producer_epoch))].chunk.size;
+
+	return ring_available(sock->pool, &sock->receive) * 2 <= size || load_own(&stream->consumer_epoch) != epoch_before;
 }
 
 static ssize_t receive_memory(struct sock *sock, struct cursor *cursor, size_t length, int flags)
 {
 	bool shared = load_hint(&sock->endpoint->flags) & ENDPOINT_SHARED;
 	uint32_t epoch = load_own(&sock->receive.stream->consumer_epoch);
+	struct cursor begin = *cursor;
 	size_t done = 0;
 
 	while (done < length) {
@@ -423,6 +494,11 @@ static ssize_t receive_memory(struct sock *sock, struct cursor *cursor, size_t l
 		}
 		if (!(flags & MSG_PEEK) && !ring_consume(&sock->receive, (size_t)n, shared)) {
 			*cursor = retry; /* another process was faster: what we copied is not ours */
+			continue;
+		}
+		if (flags & MSG_PEEK && shared && !ring_consume(&sock->receive, 0, true)) {
+			*cursor = begin; /* likewise, from its first byte on */
+			done = 0;
 			continue;
 		}
 		done += (size_t)n;

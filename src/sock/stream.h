@@ -24,6 +24,10 @@ ssize_t stream_receive_once(struct sock *sock, struct cursor *cursor, size_t len
  * themselves. */
 int64_t stream_reserve(struct sock *sock, size_t want, struct ring_area *area);
 void stream_commit(struct sock *sock, size_t length);
+/* Do others hold the sending side as well?  Then not the ring but parcels are to be filled: as above, with -ENOBUFS. */
+bool stream_is_shared(struct sock *sock);
+int stream_parcel_begin(struct sock *sock, size_t want, struct parcel *parcel);
+int stream_parcel_push(struct sock *sock, const struct parcel *parcel, size_t length);
 /* A writer found no room; when the reader has stood still for a while, larger rings are allowed. */
 void stream_note_full(struct sock *sock);
 /* Could waiting a little show that the reader stands still, so that more can be buffered? */

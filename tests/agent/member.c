@@ -239,7 +239,7 @@ static void read_text(uint64_t offset)
 	struct ring ring = {.stream = &ref.connection->stream[SIDE_CLIENT]};
 	int64_t length = ring_peek(&pool, &ring, 4096, 0, &area);
 	say(length < 0 ? (int)length : 0, "%.*s %s", (int)area.first_length, area.first,
-		length > 0 && ring_consume(&ring, (size_t)length, false) && ring_at_end(&ring) ? "end" : "more");
+		length > 0 && ring_consume(&ring, (size_t)length, false) && ring_at_end(&pool, &ring) ? "end" : "more");
 }
 
 /* ---- waiting ---- */

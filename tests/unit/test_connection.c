@@ -116,10 +116,10 @@ static void closing_ends_the_stream_and_unread_bytes_reset(void **state)
 		assert_int_equal(flags(&ref, SIDE_CLIENT), ENDPOINT_CLOSED | (unread ? ENDPOINT_RESET : 0));
 		assert_int_equal(flags(&ref, SIDE_SERVER), 0);
 		/* What was written is still there for the other side, then the end. */
-		assert_false(ring_at_end(&receive));
+		assert_false(ring_at_end(pool, &receive));
 		assert_int_equal(ring_peek(pool, &receive, 1000, 0, &area), 100);
 		assert_true(ring_consume(&receive, 100, false));
-		assert_true(ring_at_end(&receive));
+		assert_true(ring_at_end(pool, &receive));
 		connection_close_side(pool, &ref, SIDE_SERVER, true);
 		assert_int_equal(used(), 0);
 	}

@@ -114,20 +114,20 @@ static void bytes_come_out_in_order_around_the_end(void **state)
 	assert_int_equal(put(pool, &in, 3000), 3000);
 	assert_int_equal(put(pool, &in, 3000), 1096);
 	assert_int_equal(put(pool, &in, 1), 0);
-	assert_int_equal(ring_unread(&in), 4096);
+	assert_int_equal(ring_unread(pool, &in), 4096);
 	assert_int_equal(ring_room(pool, &in), 0);
 	assert_int_equal(get(pool, &out, 1000), 1000);
 	assert_int_equal(ring_room(pool, &in), 1000);
 	assert_int_equal(put(pool, &in, 3000), 1000); /* in two pieces */
-	assert_int_equal(ring_available(&out), 4096);
+	assert_int_equal(ring_available(pool, &out), 4096);
 	assert_int_equal(get(pool, &out, 10000), 4096);
 	assert_int_equal(get(pool, &out, 10000), 0);
-	assert_false(ring_at_end(&out));
+	assert_false(ring_at_end(pool, &out));
 	assert_int_equal(put(pool, &in, 5), 5);
 	ring_finish(&in);
-	assert_false(ring_at_end(&out));
+	assert_false(ring_at_end(pool, &out));
 	assert_int_equal(get(pool, &out, 10000), 5);
-	assert_true(ring_at_end(&out));
+	assert_true(ring_at_end(pool, &out));
 	pair_close(&pair);
 }
 
@@ -149,7 +149,7 @@ static void a_ring_grows_while_bytes_wait_in_the_old_one(void **state)
 	assert_int_equal(ring_size(&in), 16384);
 	assert_int_equal(put(pool, &in, 16384), 16384); /* the whole new ring, whatever waits in the old one */
 	assert_int_equal(put(pool, &in, 1), 0);
-	assert_int_equal(ring_available(&out), 20384);
+	assert_int_equal(ring_available(pool, &out), 20384);
 	/* Looks beyond the hand-over, without going there. */
 	assert_int_equal(ring_peek(pool, &out, 100000, 0, &area), 4000);
 	assert_int_equal(ring_peek(pool, &out, 100000, 3990, &area), 10);
@@ -200,7 +200,7 @@ static void rings_line_up_while_the_reader_stands_still(void **state)
 	}
 	assert_int_equal(ring_resize(pool, &in, size), -EBUSY);
 	assert_int_equal(put(pool, &in, 1), 0);
-	assert_int_equal(ring_available(&out), total);
+	assert_int_equal(ring_available(pool, &out), total);
 	/* A look reaches into the next ring, not further. */
 	assert_int_equal(ring_peek(pool, &out, 100000, RING_SIZE_FIRST, &area), 2 * RING_SIZE_FIRST);
 	assert_true(is_pattern(&area, RING_SIZE_FIRST));
@@ -288,7 +288,7 @@ static void *consume(void *argument)
 	struct ring ring = {.stream = mover->stream};
 	uint64_t random = mover->seed;
 
-	while (!ring_at_end(&ring)) {
+	while (!ring_at_end(mover->pool, &ring)) {
 		struct ring_area area = {0};
 		int64_t n = ring_peek(mover->pool, &ring, next_random(&random) % 50000 + 1, 0, &area);
 		uint64_t position = ring.position;
@@ -468,9 +468,9 @@ static void scribbles_are_refused_and_lead_nowhere(void **state)
 		assert_true(ready >= 0 || ready == -EPROTO);
 		refused += ready < 0 || room < 0;
 		served += ready > 0;
-		assert_true(ring_available(&out) <= (uint64_t)STREAM_RINGS * RING_SIZE_LIMIT);
-		assert_true(ring_unread(&out) <= (uint64_t)STREAM_RINGS * RING_SIZE_LIMIT);
-		ring_at_end(&out);
+		assert_true(ring_available(pool, &out) <= (uint64_t)STREAM_RINGS * RING_SIZE_LIMIT);
+		assert_true(ring_unread(pool, &out) <= (uint64_t)STREAM_RINGS * RING_SIZE_LIMIT);
+		ring_at_end(pool, &out);
 	}
 	assert_true(refused > 1000 && served > 1000);
 	/* The words one by one. */

@@ -400,14 +400,14 @@ static void sleep_for_input(struct sleeper *me, int watch)
 	if (me->by_futex) {
 		uint32_t value = endpoint_arm_futex(me->own, DIRECTION_READ);
 
-		if (ring_available(&me->in) == 0 &&
+		if (ring_available(&me->pool, &me->in) == 0 &&
 			syscall(SYS_futex, endpoint_armed_word(me->own, DIRECTION_READ), FUTEX_WAIT, value, &second, NULL, 0) &&
 			errno == ETIMEDOUT)
 			me->late++;
 		return;
 	}
 	watch_arm(&list, watch, WATCH_READ);
-	if (ring_available(&me->in) == 0 && waiter_sleep_begin(&me->waiter)) {
+	if (ring_available(&me->pool, &me->in) == 0 && waiter_sleep_begin(&me->waiter)) {
 		struct pollfd entry = {.fd = me->eventfd, .events = POLLIN};
 
 		if (poll(&entry, 1, 5000) == 0)

@@ -127,8 +127,8 @@ static int newest_read(const struct pool *pool, const struct pool_stream *stream
 }
 
 /*
- * The parcel that holds `position`: 1; 0: it is not before the end, and *parcel is the newest (*ref: offset 0 when there
- * is none); -EAGAIN; -EPROTO, also when it was freed meanwhile.  *newest: the newest's number.
+ * The parcel that holds `position`: 1; 0: it is not before the end, and *parcel is the newest (*ref: offset 0 when
+ * there is none); -EAGAIN; -EPROTO, also when it was freed meanwhile.  *newest: the newest's number.
  */
 static int parcel_find(const struct pool *pool, const struct pool_stream *stream, uint64_t position,
 					   struct chunk_ref *ref, struct pool_parcel *parcel, uint32_t *newest)

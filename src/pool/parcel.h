@@ -49,7 +49,8 @@ static inline bool stream_has_parcels(const struct pool_stream *stream)
 }
 /*
  * Bytes at `position`, not before tail, up to `want` and up to the end of one parcel.  `consuming`: it is the stream's
- * head, and what lies before its parcel is freed.  0: none, -EAGAIN: changed while we looked, -EPROTO: that, or corrupt.
+ * head, and what lies before its parcel is freed.  0: none, -EAGAIN: changed while we looked, -EPROTO: that, or
+ * corrupt.
  */
 int64_t parcels_peek(struct pool *pool, const struct pool_stream *stream, uint64_t position, size_t want,
 					 bool consuming, struct ring_area *area);

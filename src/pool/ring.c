@@ -235,7 +235,7 @@ struct look {
 	uint64_t end; /* of what is readable in the ring in use */
 	uint64_t tail;
 	bool parcels; /* from tail on */
-	bool moving; /* the producer is in a later ring */
+	bool moving;  /* the producer is in a later ring */
 	struct ring_desc next;
 	uint64_t next_end; /* of what is readable in the next one */
 };

@@ -70,7 +70,8 @@ struct ring_area {
 
 /* Before the stream is published: the first ring. */
 void stream_init(struct pool_stream *stream, struct chunk_ref first);
-/* All rings' chunks, as they are now (offset 0 where none), for freeing after both sides closed; parcel.h has others. */
+/* All rings' chunks, as they are now (offset 0 where none), for freeing after both sides closed; parcel.h has others.
+ */
 void stream_chunks(const struct pool_stream *stream, struct chunk_ref chunks[STREAM_RINGS]);
 /* No byte after the last tail will come. */
 static inline bool stream_is_finished(const struct pool_stream *stream)

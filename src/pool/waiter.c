@@ -294,7 +294,7 @@ static void kick_exclusive(const struct pool *pool, const struct watch_list *lis
 }
 
 static void kick_lasting(const struct pool *pool, const struct watch_list *list, shared_u32 *armed, uint64_t bit,
-						  shared_u32 *rotor, struct kick *kick)
+						 shared_u32 *rotor, struct kick *kick)
 {
 	uint32_t seen = load_peer(armed);
 	bool exclusive = false;

@@ -181,6 +181,79 @@ static void fork_many_writers(void)
 	}
 }
 
+/* Records of two writers, each in its order; those of the first one are acknowledged. */
+static void read_two_writers(int s)
+{
+	char record[64];
+	int next[2] = {0, 0}, number;
+	ssize_t n;
+
+	while ((n = recv(s, record, sizeof(record), MSG_WAITALL)) == sizeof(record)) {
+		bool first = record[0] == 'p';
+
+		if ((!first && record[0] != 'c') || sscanf(record + 1, "%d", &number) != 1 || number != next[!first]++ ||
+			(first && send(s, "", 1, 0) != 1))
+			_exit(1);
+	}
+	_exit(n == 0 ? 0 : 2);
+}
+
+static bool write_record(int fd, char writer, int number)
+{
+	char record[64] = {writer};
+
+	snprintf(record + 1, sizeof(record) - 1, "%d", number);
+	return send(fd, record, sizeof(record), MSG_NOSIGNAL) == sizeof(record);
+}
+
+/* Two processes write one connection: wherever one of them is stopped, what the other writes arrives at once. */
+static void fork_writer_stopped(void)
+{
+	struct timeval patience = {.tv_sec = 10};
+	pid_t reader = 0, writer;
+	struct pair p;
+
+	pair_make(&p);
+	if (server()) {
+		reader = fork();
+		if (reader == 0) {
+			if (one_process())
+				close(p.c);
+			read_two_writers(p.s);
+		}
+	}
+	if (client()) {
+		int in_time = 0;
+
+		writer = fork();
+		if (writer == 0) {
+			for (int n = 0; write_record(p.c, 'c', n); n++)
+				;
+			_exit(0);
+		}
+		setsockopt(p.c, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+		for (int n = 0; n < 60; n++) {
+			char byte;
+			int status;
+
+			usleep((unsigned)(n * 7919 % 1000));
+			kill(writer, SIGSTOP);
+			if (waitpid(writer, &status, WUNTRACED) != writer || !WIFSTOPPED(status))
+				give_up("writer");
+			if (!write_record(p.c, 'p', n) || recv(p.c, &byte, 1, 0) != 1)
+				break;
+			in_time++;
+			kill(writer, SIGCONT);
+		}
+		say("arrived while the other was stopped: %d", in_time);
+		kill(writer, SIGKILL);
+		wait_child(writer);
+		CALL(close(p.c));
+	}
+	if (server())
+		wait_child(reader);
+}
+
 /* Several processes accept from one inherited listener; each connection goes to exactly one. */
 static void accept_in_processes(bool with_epoll)
 {
@@ -511,6 +584,7 @@ const struct test_case test_cases[] = {
 	{"fork_last_close_ends", fork_last_close_ends, 0},
 	{"fork_server", fork_server, CASE_ANY_PATH},
 	{"fork_many_writers", fork_many_writers, 0},
+	{"fork_writer_stopped", fork_writer_stopped, 0},
 	{"accept_in_processes_blocking", accept_in_processes_blocking, CASE_ANY_PATH},
 	{"accept_in_processes_epoll", accept_in_processes_epoll, CASE_ANY_PATH},
 	{"listener_inherited", listener_inherited, CASE_ANY_PATH},

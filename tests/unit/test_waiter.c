@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <poll.h>
+#include <pool/connection.h>
 #include <pool/listener.h>
 #include <pool/ring.h>
 #include <pool/waiter.h>
@@ -530,6 +531,47 @@ static void after_a_kicker_killed_anywhere_the_next_one_wakes(void **state)
 	}
 }
 
+static void after_one_of_several_senders_was_killed_anywhere_the_next_one_wakes(void **state)
+{
+	struct pool *pool = &fixture.member;
+	enum stepping result = STEPPING_KILLED;
+	struct pool_endpoint *sender = make_endpoint();
+	struct watch_list list = {.endpoint = make_endpoint(), .kicker = sender};
+	struct waiter waiter = make_waiter(1);
+	struct kick kick;
+	uint32_t interest;
+	long stride = 0;
+	(void)state;
+
+	struct victim victim = {.pool = fixture_join(&fixture), .list = list};
+	fetch_or_shared(&sender->flags, ENDPOINT_SHARED);
+	endpoint_hold(sender, pool->self);
+	endpoint_hold(sender, victim.pool.self);
+	watch_claim(pool, &list, &waiter, 1, false);
+	for (long n = 0; result != STEPPING_FINISHED; n += stride) {
+		watch_arm(&list, 0, WATCH_READ);
+		endpoint_arm_futex(list.endpoint, DIRECTION_READ);
+		assert_true(waiter_sleep_begin(&waiter));
+		if (!stride) {
+			stride = step_stride(step_length(kick_once, &victim));
+		} else {
+			result = step_and_kill(kick_once, &victim, n);
+			if (result == STEPPING_IMPOSSIBLE)
+				skip();
+		}
+		assert_true(endpoint_kick(pool, &list, DIRECTION_READ, NULL, &kick));
+		assert_int_equal(kick.count, 1);
+		assert_ptr_equal(kick.futex, &list.endpoint->rx_armed);
+		kick_done(&kick);
+		waiter_sleep_end(&waiter);
+		assert_int_equal(waiter_take(pool, &waiter, &interest, 1), 1);
+	}
+	/* The only one left disarms, so that nobody is kicked for nothing. */
+	endpoint_unhold(sender, victim.pool.self);
+	endpoint_kick(pool, &list, DIRECTION_READ, NULL, &kick);
+	assert_int_equal(load_peer(&list.endpoint->rx_armed), 0);
+}
+
 static void random_bytes_crash_nobody(void **state)
 {
 	struct pool *pool = &fixture.member;
@@ -594,6 +636,7 @@ int main(void)
 		TEST(several_threads_sleep_on_one_waiter),
 		TEST(two_threads_never_lose_a_wake_up),
 		TEST(after_a_kicker_killed_anywhere_the_next_one_wakes),
+		TEST(after_one_of_several_senders_was_killed_anywhere_the_next_one_wakes),
 		TEST(random_bytes_crash_nobody),
 	};
 

@@ -7,6 +7,8 @@
 #include "common.h"
 
 #include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 
@@ -198,11 +200,22 @@ static void read_two_writers(int s)
 	_exit(n == 0 ? 0 : 2);
 }
 
+/* The first one's every other record comes from a file. */
 static bool write_record(int fd, char writer, int number)
 {
 	char record[64] = {writer};
+	int file = -1;
+	ssize_t n = 0;
+	off_t at = 0;
 
 	snprintf(record + 1, sizeof(record) - 1, "%d", number);
+	if (writer == 'p' && number % 2) {
+		file = memfd_create("record", 0);
+		if (write(file, record, sizeof(record)) == sizeof(record))
+			n = sendfile(fd, file, &at, sizeof(record));
+		close(file);
+		return n == sizeof(record) && at == n;
+	}
 	return send(fd, record, sizeof(record), MSG_NOSIGNAL) == sizeof(record);
 }
 

@@ -35,8 +35,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LOCK_TRIES 100000 /* a thread inside a call; never one that sleeps */
-
 /* What goes on to the next program. */
 struct heir {
 	int link; /* -1: nothing */
@@ -73,36 +71,18 @@ static bool joins_again(char *const envp[])
 
 /* ---- before ---- */
 
-bool sock_leave_tcp(struct sock *sock)
-{
-	if (sock_state_of(sock) == SOCK_OFFERED || sock_state_of(sock) == SOCK_TAKEN)
-		offer_withdraw(sock, REASON_WITHDRAWN);
-	if (sock_state_of(sock) != SOCK_SHM || sock->tcp_switched)
-		return true;
-	/* Not for ever: exec may be called by a signal's handler, in the midst of whatever its thread was doing. */
-	for (int i = 0; i < LOCK_TRIES; i++) {
-		if (sock_try_lock(&sock->send_lock)) {
-			sock_switch_sending(sock);
-			sock_unlock(&sock->send_lock);
-			return true;
-		}
-		port_pause();
-	}
-	return false;
-}
-
-static bool hand_on(struct sock *sock, int fd, bool shared)
+static bool hand_on(struct sock *sock, int fd)
 {
 	struct legacy_entry entry;
+	bool described;
 
-	if (!sock_leave_tcp(sock) || !legacy_describe(sock, fd, &entry))
-		return true;
-	if (sock->holds) {
-		if (shared)
-			fetch_or_shared(&sock->endpoint->flags, ENDPOINT_SHARED);
+	if (!share_begin(sock))
+		return true; /* not this one */
+	described = legacy_describe(sock, fd, &entry);
+	if (described && sock->holds)
 		endpoint_hold(sock->endpoint, heir.member);
-	}
-	return port_write(heir.list, &entry, sizeof(entry)) == (ssize_t)sizeof(entry);
+	share_end(sock);
+	return !described || port_write(heir.list, &entry, sizeof(entry)) == (ssize_t)sizeof(entry);
 }
 
 typedef bool (*survives)(int fd);
@@ -165,7 +145,7 @@ static bool make_heir(enum agent_successor kind, survives check)
 		struct sock *sock = sock_find((int)fd);
 
 		if (sock && check((int)fd))
-			good = hand_on(sock, (int)fd, kind != AGENT_IMAGE);
+			good = hand_on(sock, (int)fd);
 	}
 	good = good && port_seal(heir.list) >= 0 && inherit(heir.link) && inherit(heir.list);
 	if (!good)

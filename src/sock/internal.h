@@ -122,9 +122,15 @@ void options_inherit(const struct sock *listener, struct sock *accepted);
 void options_of_kernel(struct sock *sock);
 int socket_family(int fd);
 
+/* ---- share.c ---- */
+/*
+ * Others will hold it too: both directions are locked until share_end(), and what has not left TCP has.  false: a call
+ * has been inside of it for too long, and nothing was done.
+ */
+bool share_begin(struct sock *sock);
+void share_end(struct sock *sock);
+
 /* ---- exec.c ---- */
-/* Its sending side leaves TCP now: in another process nobody counts with us.  false: a thread is inside a send. */
-bool sock_leave_tcp(struct sock *sock);
 /* This program was loaded by a member that left it sockets: takes its place.  *list: what it left. */
 bool exec_take_over(struct agent_welcome *welcome, int *list);
 /* The sockets in the list are ours again; closes it. */

@@ -8,9 +8,9 @@
  *              sendmsg;  failed: RELEASE
  *   receiver   recvmsg; each TCP socket's cookie: LOOKUP; holds the endpoint; RELEASE
  *
- * The receiver holds before the agent lets go, so there is always a holder.  Whoever dies on the way leaves it to the agent,
- * which ends with the last descriptor of that socket (src/agent/transit.c).  One process has one struct sock for an
- * endpoint: what it has already gets one descriptor more.
+ * The receiver holds before the agent lets go, so there is always a holder.  Whoever dies on the way leaves it to the
+ * agent, which ends with the last descriptor of that socket (src/agent/transit.c).  One process has one struct sock for
+ * an endpoint: what it has already gets one descriptor more.
  */
 #include "engine.h"
 #include "internal.h"
@@ -19,29 +19,25 @@
 #include <errno.h>
 #include <string.h>
 
-/* The connection that the descriptor is, if it is one in memory. */
-static struct sock *in_memory(int fd)
-{
-	struct sock *sock = process.attached ? sock_find(fd) : NULL;
-
-	return sock && sock_leave_tcp(sock) && sock_state_of(sock) == SOCK_SHM && sock->holds ? sock : NULL;
-}
-
 bool engine_pass(int fd)
 {
-	struct sock *sock = in_memory(fd);
+	struct sock *sock = process.attached ? sock_find(fd) : NULL;
+	bool passed;
 
-	if (!sock)
+	if (!sock || sock_state_of(sock) == SOCK_LISTENING || !sock->holds || !share_begin(sock))
 		return false;
-	fetch_or_shared(&sock->endpoint->flags, ENDPOINT_SHARED);
-	return agent_pass(&process.link, fd, sock->connection.offset, sock->connection.tag, sock->side) == 0;
+	/* The agent holds it before anybody goes on: from then on we are not alone with it. */
+	passed = sock->holds && sock_state_of(sock) == SOCK_SHM &&
+			 agent_pass(&process.link, fd, sock->connection.offset, sock->connection.tag, sock->side) == 0;
+	share_end(sock);
+	return passed;
 }
 
 void engine_not_passed(int fd)
 {
 	uint64_t cookie;
 
-	if (in_memory(fd) && port_socket_cookie(fd, &cookie) == 0)
+	if (port_socket_cookie(fd, &cookie) == 0)
 		agent_release(&process.link, cookie);
 }
 

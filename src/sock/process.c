@@ -142,35 +142,12 @@ bool engine_is_on(void)
 
 static void hold_for_child(void *context, struct sock *sock)
 {
-	struct pool_endpoint *endpoint = sock->endpoint;
-	bool streams;
-
 	(void)context;
-	if (!sock->holds)
+	sock->child_loses = sock->holds && !share_begin(sock);
+	if (!sock->holds || sock->child_loses)
 		return;
-	/* Two processes could not leave TCP at one and the same byte: what has not left it yet stays. */
-	if (sock_state_of(sock) == SOCK_OFFERED || sock_state_of(sock) == SOCK_TAKEN)
-		offer_withdraw(sock, REASON_WITHDRAWN);
-	/*
-	 * No call of another thread is between asking whether it is alone and having written (stream_is_shared()), or in a
-	 * kick that it does alone (endpoint_kick()).
-	 */
-	streams = sock_state_of(sock) == SOCK_SHM;
-	if (streams) {
-		sock_lock(&sock->receive_lock);
-		sock_lock(&sock->send_lock);
-		if (sock->holds)
-			sock_switch_sending(sock);
-	}
-	if (sock->holds) {
-		atomic_store_explicit(&sock->alone, false, memory_order_relaxed);
-		fetch_or_shared(&endpoint->flags, ENDPOINT_SHARED);
-		endpoint_hold(endpoint, fork_child_member);
-	}
-	if (streams) {
-		sock_unlock(&sock->send_lock);
-		sock_unlock(&sock->receive_lock);
-	}
+	endpoint_hold(sock->endpoint, fork_child_member);
+	share_end(sock);
 }
 
 void engine_fork_prepare(void)
@@ -201,6 +178,9 @@ static void unlock_for_child(void *context, struct sock *sock)
 	atomic_store(&sock->interest_lock.word, 0);
 	sock->receive.valid = 0;
 	sock->send.valid = 0;
+	if (sock->child_loses)
+		lose_memory(NULL, sock);
+	sock->child_loses = false;
 }
 
 static void become_child(void)

@@ -87,6 +87,7 @@ struct sock {
 	struct ring receive; /* consumer of the peer's stream */
 	struct sock_lock send_lock;
 	struct ring send;		  /* producer of ours */
+	bool child_loses;		  /* fork: a call was inside for too long, the child has to do without */
 	_Atomic(bool) alone;	  /* ENDPOINT_SHARED, but the others let go, and the ring is ours again (under send_lock) */
 	uint64_t last_send_ticks; /* only for rings that grew */
 

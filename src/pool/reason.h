@@ -32,13 +32,15 @@
 	X(REASON_DOORBELL, 18, "doorbell", "the other end cannot be woken from here")                                      \
 	X(REASON_WITHDRAWN, 19, "withdrawn", "the offer was withdrawn before both ends agreed")                            \
 	X(REASON_POLICY, 20, "policy", "a policy rule sends it over TCP")                                                  \
-	X(REASON_FOREIGN, 21, "foreign", "a program without UNCLOT holds the descriptor")
+	X(REASON_FOREIGN, 21, "foreign", "a program without UNCLOT holds the descriptor")                                  \
+	X(REASON_LISTENER_LEFT, 22, "listener-left",                                                                       \
+	  "the last program under UNCLOT let go of the listener before it accepted; another one holds it")
 
 enum reason {
 #define X(code, number, word, sentence) code = number,
 	REASONS(X)
 #undef X
-		REASON_COUNT = 22,
+		REASON_COUNT = 23,
 };
 
 /* X(code, number, word): per-member counters, summed by `unclot stat`. */

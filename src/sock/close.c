@@ -82,6 +82,8 @@ void sock_close(struct sock *sock)
 	epoll_sock_closed(sock);
 	if (sock_state_of(sock) == SOCK_OFFERED || sock_state_of(sock) == SOCK_TAKEN)
 		offer_withdraw(sock, REASON_WITHDRAWN);
+	else if (!sock->linger_reset)
+		leave_finish(sock);
 	sock_lock(&sock->receive_lock);
 	sock_lock(&sock->send_lock);
 	if (sock_state_of(sock) == SOCK_LISTENING) {
@@ -122,6 +124,20 @@ void engine_duplicated(int old_fd, int new_fd)
 	epoll_descriptor_duplicated(old_fd, new_fd);
 }
 
+/* What goes over to TCP is shut down there, after the rest of what was written (leave.c). */
+static int shut_leaving(struct sock *sock, int how)
+{
+	uint32_t bits = (how != SHUT_WR ? ENDPOINT_SHUT_READ : 0) | (how != SHUT_RD ? ENDPOINT_SHUT_WRITE : 0);
+	bool gone;
+
+	sock_lock(&sock->send_lock);
+	gone = sock_state_of(sock) != SOCK_LEAVING;
+	if (!gone)
+		fetch_or_shared(&sock->endpoint->flags, bits);
+	sock_unlock(&sock->send_lock);
+	return gone ? ENGINE_PASS : 0;
+}
+
 int engine_shutdown(struct sock *sock, int fd, int how)
 {
 	enum sock_state state = sock_state_of(sock);
@@ -140,7 +156,10 @@ int engine_shutdown(struct sock *sock, int fd, int how)
 		}
 		return ENGINE_PASS;
 	}
-	if (sock_state_of(sock) != SOCK_SHM)
+	state = leave_advance(sock);
+	if (state == SOCK_LEAVING && how >= SHUT_RD && how <= SHUT_RDWR)
+		return shut_leaving(sock, how);
+	if (state != SOCK_SHM)
 		return ENGINE_PASS;
 	if (how != SHUT_RD && how != SHUT_WR && how != SHUT_RDWR)
 		return -EINVAL;

@@ -159,6 +159,7 @@ static int connect_direct(struct sock *sock, const struct listener_ref *listener
 {
 	uint32_t slot = MEMBER_SLOT(process.pool.self);
 	struct watch_list watches = {.endpoint = &listener->listener->endpoint, .more = listener->listener->watch};
+	uint64_t cookie = listener->listener->endpoint.cookie;
 	struct connection_ref ref;
 	int error = pool_connection_create(sock->pool, &ref);
 
@@ -188,6 +189,8 @@ static int connect_direct(struct sock *sock, const struct listener_ref *listener
 		sock_forget_connection(sock);
 		return error;
 	}
+	sock->listener_cookie = cookie;
+	sock->leave_failed = sock->leave_connected = 0;
 	sock->direct = 1;
 	sock->tcp_drained = 1;
 	sock->tcp_switched = 1;

@@ -112,6 +112,11 @@ static ssize_t receive_once(struct sock *sock, int fd, struct cursor *cursor, si
 	switch (sock_state_of(sock)) {
 	case SOCK_SHM:
 		n = stream_receive_once(sock, cursor, length, flags);
+		if (__builtin_expect(n == STREAM_LEAVES, 0))
+			leave_advance(sock);
+		break;
+	case SOCK_LEAVING:
+		n = leave_advance(sock) == SOCK_LEAVING ? receive_by_tcp(sock, cursor, length, flags) : STREAM_LEAVES;
 		break;
 	case SOCK_OFFERED:
 	case SOCK_TAKEN:
@@ -121,6 +126,8 @@ static ssize_t receive_once(struct sock *sock, int fd, struct cursor *cursor, si
 		n = ENGINE_PASS;
 	}
 	sock_unlock(&sock->receive_lock);
+	if (__builtin_expect(n == STREAM_LEAVES, 0))
+		return receive_once(sock, fd, cursor, length, flags);
 	return n;
 }
 
@@ -175,7 +182,7 @@ ssize_t engine_recv(struct sock *sock, int fd, const struct iovec *iov, int coun
 
 	if (state == SOCK_OFFERED || state == SOCK_TAKEN)
 		state = offer_advance(sock);
-	if (state != SOCK_SHM && state != SOCK_OFFERED && state != SOCK_TAKEN)
+	if (state != SOCK_SHM && state != SOCK_OFFERED && state != SOCK_TAKEN && state != SOCK_LEAVING)
 		return ENGINE_PASS;
 	if (__builtin_expect(flags & (MSG_OOB | MSG_ERRQUEUE), 0))
 		return state == SOCK_SHM ? (flags & MSG_OOB ? -EINVAL : -EAGAIN) : ENGINE_PASS;
@@ -273,6 +280,9 @@ static ssize_t send_once(struct sock *sock, int fd, struct cursor *cursor, size_
 	case SOCK_SHM:
 		n = stream_send_once(sock, cursor, length);
 		break;
+	case SOCK_LEAVING:
+		n = load_own(&sock->endpoint->flags) & ENDPOINT_SHUT_WRITE ? -EPIPE : STREAM_LEAVES;
+		break;
 	case SOCK_OFFERED:
 	case SOCK_TAKEN:
 		n = send_by_tcp(sock, cursor, length, flags, message);
@@ -281,6 +291,8 @@ static ssize_t send_once(struct sock *sock, int fd, struct cursor *cursor, size_
 		n = ENGINE_PASS;
 	}
 	sock_unlock(&sock->send_lock);
+	if (__builtin_expect(n == STREAM_LEAVES, 0))
+		return leave_advance(sock) == SOCK_LEAVING ? -EAGAIN : send_once(sock, fd, cursor, length, flags, message);
 	return n;
 }
 
@@ -295,7 +307,7 @@ ssize_t engine_send(struct sock *sock, int fd, const struct iovec *iov, int coun
 
 	if (state == SOCK_OFFERED || state == SOCK_TAKEN)
 		state = offer_advance(sock);
-	if (state != SOCK_SHM && state != SOCK_OFFERED && state != SOCK_TAKEN)
+	if (state != SOCK_SHM && state != SOCK_OFFERED && state != SOCK_TAKEN && state != SOCK_LEAVING)
 		return ENGINE_PASS;
 	length = total_length(iov, count);
 	if (length < 0)
@@ -408,7 +420,7 @@ ssize_t engine_sendfile(struct sock *sock, int fd, int in_fd, int64_t *offset, s
 
 	if (state == SOCK_OFFERED || state == SOCK_TAKEN)
 		state = offer_advance(sock);
-	if (state != SOCK_SHM && state != SOCK_OFFERED && state != SOCK_TAKEN)
+	if (state != SOCK_SHM && state != SOCK_OFFERED && state != SOCK_TAKEN && state != SOCK_LEAVING)
 		return ENGINE_PASS;
 	if (count > TRANSFER_MOST)
 		count = TRANSFER_MOST;
@@ -434,6 +446,10 @@ ssize_t engine_sendfile(struct sock *sock, int fd, int in_fd, int64_t *offset, s
 		}
 		if (n > 0) {
 			done += (size_t)n;
+			continue;
+		}
+		if (n == STREAM_LEAVES) {
+			leave_advance(sock);
 			continue;
 		}
 		if (n == -EAGAIN && !is_blocking(sock, 0))

@@ -460,7 +460,9 @@ static int kernel_place(struct interest *interest, enum placed place, bool renew
 {
 	struct epoll_set *set = interest->set;
 	enum placed before = (enum placed)interest->placed;
-	struct epoll_event event = {.events = place == PLACED_HINT ? EPOLLET | (interest->events & HINT_EVENTS)
+	/* Who leaves memory has to hear that it is connected, and of room. */
+	uint32_t more = sock_state_of(interest->sock) == SOCK_LEAVING ? EPOLLOUT : 0;
+	struct epoll_event event = {.events = place == PLACED_HINT ? EPOLLET | (interest->events & HINT_EVENTS) | more
 															   : interest->events,
 								.data.u64 = tag_of(interest->index, interest->generation)};
 	int error = 0;

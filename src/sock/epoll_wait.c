@@ -60,9 +60,10 @@ struct wait {
 
 /*
  * What has to be reported of it now, remembering what was seen.  false: the lock was released for a socket in
- * transition, and the interest went away or was switched off meanwhile.
+ * transition, and the interest went away or was switched off meanwhile.  `may_leave`: the caller holds no
+ * interest_lock, so a socket that has to leave memory may do so, which changes sets.
  */
-static bool interest_look(struct interest *interest, uint32_t *news)
+static bool interest_look(struct interest *interest, uint32_t *news, bool may_leave)
 {
 	struct epoll_set *set = interest->set;
 	struct sock *sock = interest->sock;
@@ -71,6 +72,11 @@ static bool interest_look(struct interest *interest, uint32_t *news)
 	uint32_t ready;
 
 	*news = 0;
+	if (!transition) {
+		position = sock_read_position(sock);
+		ready = sock_readiness_memory(sock);
+		transition = ready & EPOLLHUP && may_leave && leave_is_due(sock);
+	}
 	if (transition) {
 		uint32_t generation = interest->generation;
 
@@ -81,9 +87,6 @@ static bool interest_look(struct interest *interest, uint32_t *news)
 		if (set->closed || interest->sock != sock || interest->generation != generation || interest->disabled ||
 			interest->placed == PLACED_KERNEL)
 			return false;
-	} else {
-		position = sock_read_position(sock);
-		ready = sock_readiness_memory(sock);
 	}
 	ready &= interest->events | EPOLLERR | EPOLLHUP;
 	if (!(interest->events & EPOLLET) || interest->edge || position != interest->position ||
@@ -130,20 +133,20 @@ static void leave_cpu(struct interest *interest, uint32_t cpu)
  * Examines an interest that was taken off the queue: what to report, then the caller places it.  0: nothing; it is
  * armed, or back in the queue (warm, or without a watch).
  */
-static uint32_t examine(struct interest *interest, bool warm)
+static uint32_t examine(struct interest *interest, bool warm, bool may_leave)
 {
 	uint32_t news;
 
 	if (interest->disabled || interest->placed == PLACED_KERNEL)
 		return 0;
-	if (!interest_look(interest, &news) || news)
+	if (!interest_look(interest, &news, may_leave) || news)
 		return news;
 	if (warm && interest->placed != PLACED_HINT) {
 		candidate_add(interest);
 		return 0;
 	}
 	interest_arm(interest);
-	if (!interest_look(interest, &news) || news)
+	if (!interest_look(interest, &news, may_leave) || news)
 		return news;
 	if (interest->polled)
 		candidate_add(interest);
@@ -187,7 +190,7 @@ static void report(struct wait *wait, struct interest *interest, uint32_t news, 
 		return;
 	}
 	interest_arm(interest);
-	if (interest_look(interest, &news) && news) {
+	if (interest_look(interest, &news, true) && news) {
 		interest->edge = 1;
 		candidate_add(interest);
 	} else if (interest->polled && !interest->disabled) {
@@ -212,7 +215,7 @@ static void scan(struct wait *wait, bool warm)
 			candidate_add(interest);
 			continue;
 		}
-		news = examine(interest, warm_left > 0);
+		news = examine(interest, warm_left > 0, true);
 		if (news) {
 			report(wait, interest, news, warm);
 		} else {
@@ -522,7 +525,7 @@ void set_announce(struct interest *interest)
 		return;
 	}
 	candidate_remove(interest);
-	news = examine(interest, false);
+	news = examine(interest, false, false);
 	if (!news)
 		return;
 	interest->edge = 1;
@@ -545,7 +548,7 @@ static bool is_readable(struct epoll_set *set)
 		struct interest *interest = set->head;
 
 		candidate_remove(interest);
-		if (examine(interest, false)) {
+		if (examine(interest, false, true)) {
 			interest->edge = 1;
 			candidate_add(interest);
 			set_ring(set);

@@ -63,6 +63,17 @@ enum sock_state offer_advance(struct sock *sock);
 /* Stays TCP for good: withdraws if still possible.  false: it is SHM already. */
 bool offer_withdraw(struct sock *sock, enum reason reason);
 
+/* ---- leave.c: direct connections that go over to TCP because their listener went before it accepted them ---- */
+/* Once the peer's reset was seen: is that why? */
+bool leave_is_due(const struct sock *sock);
+/*
+ * Begins or goes on, without sleeping.  The state now: SHM (nothing to do, or reset), LEAVING, TCP.  Takes the send
+ * lock and locks of epoll sets; the caller may hold the receive lock.
+ */
+enum sock_state leave_advance(struct sock *sock);
+/* The same, waiting for a moment until it is over: before the socket is closed or shared. */
+void leave_finish(struct sock *sock);
+
 /* ---- wait.c ---- */
 /* Sleeps until `direction` may have become possible, by memory alone (pure SHM). 0, -EINTR, -ETIMEDOUT. `deadline_ns`
  * 0: none. */

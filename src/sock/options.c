@@ -42,7 +42,7 @@ int engine_getsockname(struct sock *sock, int fd, struct sockaddr *address, sock
 int engine_getpeername(struct sock *sock, int fd, struct sockaddr *address, socklen_t *length)
 {
 	(void)fd;
-	if (sock_state_of(sock) != SOCK_SHM)
+	if (leave_advance(sock) != SOCK_SHM)
 		return ENGINE_PASS;
 	if (sock_is_finished(sock))
 		return -ENOTCONN;
@@ -109,7 +109,7 @@ static int answer_tcp_info(const struct sock *sock, void *value, socklen_t *leng
 int engine_getsockopt(struct sock *sock, int fd, int level, int name, void *value, socklen_t *length)
 {
 	(void)fd;
-	if (offer_advance(sock) != SOCK_SHM)
+	if (offer_advance(sock) != SOCK_SHM || leave_advance(sock) != SOCK_SHM)
 		return ENGINE_PASS;
 	if (level == SOL_SOCKET && name == SO_ERROR) {
 		int error = sock_pending_error(sock, true);
@@ -262,7 +262,8 @@ int engine_ioctl(struct sock *sock, int fd, unsigned long request, void *argumen
 		}
 		return error;
 	}
-	if ((request != FIONREAD && request != SIOCOUTQ) || offer_advance(sock) != SOCK_SHM)
+	if ((request != FIONREAD && request != SIOCOUTQ) || offer_advance(sock) != SOCK_SHM ||
+		leave_advance(sock) != SOCK_SHM)
 		return ENGINE_PASS;
 	if (!argument)
 		return -EFAULT;

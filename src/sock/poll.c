@@ -176,7 +176,7 @@ static void look_memory(struct call *call)
 		if (entry->fd < 0)
 			continue;
 		if (place->sock) {
-			events = sock_readiness_memory(place->sock);
+			events = sock_look(place->sock);
 			if (sock_kernel_part(place->sock) != KERNEL_NONE)
 				call->kernel_part++;
 			else
@@ -200,6 +200,8 @@ static void fill_kernel(struct call *call)
 		call->kernel[i] = (struct pollfd){.fd = call->fds[i].fd, .events = call->fds[i].events};
 		if (sock && sock_kernel_part(sock) == KERNEL_NONE)
 			call->kernel[i].fd = -1;
+		else if (sock && sock_state_of(sock) == SOCK_LEAVING)
+			call->kernel[i].events |= POLLOUT; /* connected, or room for the rest */
 	}
 }
 

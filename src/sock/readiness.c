@@ -15,6 +15,7 @@ enum kernel_part sock_kernel_part(const struct sock *sock)
 	case SOCK_LISTENING:
 	case SOCK_OFFERED:
 	case SOCK_TAKEN:
+	case SOCK_LEAVING:
 		return KERNEL_HINT;
 	case SOCK_SHM:
 		return sock->direct || sock->tcp_drained ? KERNEL_NONE : KERNEL_HINT;
@@ -109,14 +110,26 @@ uint32_t sock_readiness_memory(struct sock *sock)
 	}
 }
 
-uint32_t sock_readiness(struct sock *sock)
+uint32_t sock_look(struct sock *sock)
 {
 	uint32_t events = sock_readiness_memory(sock);
+
+	if (!(events & EPOLLHUP && leave_is_due(sock)) && sock_state_of(sock) != SOCK_LEAVING)
+		return events;
+	leave_advance(sock);
+	return sock_readiness_memory(sock);
+}
+
+uint32_t sock_readiness(struct sock *sock)
+{
+	uint32_t events = sock_look(sock);
 	uint32_t kernel;
 
 	if (sock_kernel_part(sock) != KERNEL_HINT)
 		return events;
 	kernel = kernel_events_of(sock->fd, POLLIN | POLLOUT | POLLRDHUP | POLLPRI);
+	if (sock_state_of(sock) == SOCK_LEAVING) /* what was written before goes first */
+		return kernel & ~(uint32_t)(EPOLLOUT | EPOLLWRNORM);
 	if (sock_state_of(sock) != SOCK_SHM)
 		return events | kernel;
 	kernel &= ~(uint32_t)(EPOLLOUT | EPOLLWRNORM); /* it sends through its ring */

@@ -35,6 +35,7 @@ bool share_begin(struct sock *sock)
 {
 	if (sock_state_of(sock) == SOCK_OFFERED || sock_state_of(sock) == SOCK_TAKEN)
 		offer_withdraw(sock, REASON_WITHDRAWN);
+	leave_finish(sock); /* nor could two replay one stream */
 	if (!lock_soon(&sock->receive_lock))
 		return false;
 	if (!lock_soon(&sock->send_lock)) {

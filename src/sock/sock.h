@@ -15,10 +15,12 @@
  *   OFFERED    client: connecting or connected over TCP with an open offer in the pool
  *   TAKEN      server: accepted over TCP, took the client's offer, not confirmed yet
  *   SHM        rings in use (direct, or upgraded: each direction may still be draining TCP)
+ *   LEAVING    client: was direct, goes over to TCP: connecting, or what it wrote is still on its way there (leave.c)
  *   TCP        for good over the kernel; listed in the pool with a reason
  *   CLOSED     free
  *
- *   FRESH -> LISTENING | OFFERED | SHM (direct) | TCP;  OFFERED -> SHM | TCP;  TAKEN -> SHM | TCP
+ *   FRESH -> LISTENING | OFFERED | SHM (direct) | TCP;  OFFERED -> SHM | TCP;  TAKEN -> SHM | TCP;
+ *   SHM (direct, not accepted) -> LEAVING -> TCP | SHM (reset)
  */
 #ifndef UNCLOT_SOCK_SOCK_H
 #define UNCLOT_SOCK_SOCK_H
@@ -40,6 +42,7 @@ enum sock_state {
 	SOCK_TAKEN,
 	SOCK_SHM,
 	SOCK_TCP,
+	SOCK_LEAVING,
 };
 
 /* A process-private lock for one direction of one socket: free when uncontended, sleeps when not, never held while
@@ -70,6 +73,8 @@ struct sock {
 	uint8_t connecting;			/* non-blocking connect reported EINPROGRESS, result not fetched yet */
 	uint8_t tcp_drained;		/* our receiving side has left TCP */
 	uint8_t tcp_switched;		/* our sending side has left TCP */
+	uint8_t leave_failed;		/* nobody listens: reset (leave.c) */
+	uint8_t leave_connected;	/* LEAVING: the kernel's connect() is through */
 	uint8_t port_reserved;		/* counted in the local ports that direct connections hold */
 	_Atomic(uint32_t) nonblock; /* O_NONBLOCK as this process last saw it */
 	int32_t receive_low;		/* SO_RCVLOWAT */
@@ -79,6 +84,7 @@ struct sock {
 	struct pool *pool;
 	struct connection_ref connection; /* also TCP ones, when listed */
 	struct listener_ref listener;
+	uint64_t listener_cookie;		/* direct clients: of the listener that they were queued on */
 	bool holds;						/* our holder bit is set in it */
 	struct pool_endpoint *endpoint; /* ours; stays (type-stable memory) after we let go, for threads still looking */
 	struct pool_endpoint *peer;
@@ -144,7 +150,7 @@ void sock_unlock(struct sock_lock *lock);
 /* What the kernel's descriptor still has to say about a socket in its present state. */
 enum kernel_part {
 	KERNEL_ALL,	 /* FRESH, TCP: only the kernel knows; UNCLOT does not watch */
-	KERNEL_HINT, /* LISTENING, OFFERED, TAKEN, draining: both; a kernel event means "look" */
+	KERNEL_HINT, /* LISTENING, OFFERED, TAKEN, LEAVING, draining: both; a kernel event means "look" */
 	KERNEL_NONE, /* pure shared memory: the kernel's descriptor must not be in the set (an unconnected one is always
 					HUP) */
 };
@@ -153,10 +159,12 @@ enum kernel_part sock_kernel_part(const struct sock *sock);
 /*
  * The EPOLL* bits that are true now (IN, OUT, RDHUP, HUP, ERR, PRI never), for any state but KERNEL_ALL.
  * For KERNEL_HINT it asks the kernel too (one poll system call).  Also moves offers on: a taken offer is confirmed
- * here.
+ * here.  One that has to leave memory (leave.c) does.
  */
 uint32_t sock_readiness(struct sock *sock);
-/* The memory part only: never a system call. */
+/* The same without asking the kernel what is ready; only for LEAVING it makes system calls. */
+uint32_t sock_look(struct sock *sock);
+/* The memory part only: never a system call, and nothing of a set changes but for OFFERED and TAKEN. */
 uint32_t sock_readiness_memory(struct sock *sock);
 /* Monotonic counts of what made the socket readable/writable, for edge-triggered epoll: tail of the receiving stream
  * (listener: queue tail) ... */

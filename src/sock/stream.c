@@ -246,6 +246,8 @@ static int send_refused(struct sock *sock)
 
 	if (__builtin_expect(!(own & (ENDPOINT_SHUT_WRITE | ENDPOINT_GOT_RESET)) && !(peer & ENDPOINT_RESET), 1))
 		return 0;
+	if (leave_is_due(sock))
+		return own & ENDPOINT_SHUT_WRITE ? -EPIPE : STREAM_LEAVES;
 	error = sock_pending_error(sock, true);
 	return error ? -error : -EPIPE;
 }
@@ -443,6 +445,8 @@ static ssize_t receive_nothing(struct sock *sock)
 	int error;
 
 	if (sock_got_reset(sock)) {
+		if (leave_is_due(sock))
+			return STREAM_LEAVES;
 		/* After a FIN the end of stream is all that a reader hears. */
 		if (own & ENDPOINT_GOT_RESET || load_peer(&sock->peer->flags) & ENDPOINT_SHUT_WRITE)
 			return 0;

@@ -16,9 +16,12 @@ struct cursor {
 void cursor_start(struct cursor *cursor, const struct iovec *iov);
 void cursor_skip(struct cursor *cursor, size_t length);
 
-/* Sends what fits now: bytes taken, or -EAGAIN (no room), -EPIPE, -ECONNRESET. */
+/* What a call of the stream says when the connection has to leave memory (leave.c); the caller goes there. */
+#define STREAM_LEAVES (-EREMCHG)
+
+/* Sends what fits now: bytes taken, or -EAGAIN (no room), -EPIPE, -ECONNRESET, STREAM_LEAVES. */
 ssize_t stream_send_once(struct sock *sock, struct cursor *cursor, size_t length);
-/* Receives what is there: bytes, 0 at the end, or -EAGAIN, -ECONNRESET. */
+/* Receives what is there: bytes, 0 at the end, or -EAGAIN, -ECONNRESET, STREAM_LEAVES. */
 ssize_t stream_receive_once(struct sock *sock, struct cursor *cursor, size_t length, int flags);
 /* Room in the ring for up to `want` bytes, growing it when it pays; then publish. For callers that fill the ring
  * themselves. */

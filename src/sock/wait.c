@@ -18,8 +18,8 @@
 
 static short kernel_events(const struct sock *sock, enum direction direction)
 {
-	if (direction == DIRECTION_READ)
-		return POLLIN | POLLRDHUP;
+	if (direction == DIRECTION_READ) /* LEAVING: the rest of what was written has to go, too */
+		return sock_state_of(sock) == SOCK_LEAVING ? POLLIN | POLLRDHUP | POLLOUT : POLLIN | POLLRDHUP;
 	/* On memory it sends through its ring, whatever TCP has room for. */
 	return sock_state_of(sock) == SOCK_SHM ? 0 : POLLOUT;
 }
@@ -82,6 +82,12 @@ static int64_t turn_of(int64_t left)
 	return left >= 0 && left < turn ? left : turn;
 }
 
+/* Something to do for the caller, or no longer a matter of memory alone. */
+static bool memory_wait_is_over(struct sock *sock, enum direction direction)
+{
+	return sock_may_go_on(sock, direction) || sock_kernel_part(sock) != KERNEL_NONE;
+}
+
 int sock_wait_memory(struct sock *sock, enum direction direction, uint64_t deadline_ns)
 {
 	struct pool_endpoint *endpoint = sock->endpoint;
@@ -95,7 +101,7 @@ int sock_wait_memory(struct sock *sock, enum direction direction, uint64_t deadl
 		int64_t left = time_left(deadline_ns);
 		int error;
 
-		if (sock_may_go_on(sock, direction))
+		if (memory_wait_is_over(sock, direction))
 			return 0;
 		if (left == 0)
 			return -ETIMEDOUT;
@@ -103,13 +109,13 @@ int sock_wait_memory(struct sock *sock, enum direction direction, uint64_t deadl
 			return -EINTR; /* while looking: as if it had slept */
 		pool_count(sock->pool, COUNTER_SLEEPS, 1);
 		error = port_futex_wait(word, armed, turn_of(left));
-		if (sock_may_go_on(sock, direction))
+		if (memory_wait_is_over(sock, direction))
 			return 0;
 		if (error == -EINTR && (deadline_ns || !signals_restart(&signals)))
 			return -EINTR;
 		if (error == -ETIMEDOUT && agent_look(&process.link))
 			peer_settle(sock);
-		if (sock_may_go_on(sock, direction))
+		if (memory_wait_is_over(sock, direction))
 			return 0;
 	}
 }

@@ -440,6 +440,35 @@ static void listener_closed_with_queue(void)
 	}
 }
 
+/* Another listener at the same place is not the one that they waited for. */
+static void listener_made_anew_with_queue(void)
+{
+	int l = listener_make(4), c = -1;
+
+	if (client()) {
+		c = socket_for("127.0.0.1");
+		CALL(connect_to(c, "127.0.0.1", test_shared->port));
+		SEND(c, "nobody reads", 0);
+	}
+	if (server()) {
+		struct sockaddr_in address = {.sin_family = AF_INET,
+									  .sin_port = htons((uint16_t)test_shared->port),
+									  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+		CALL(close(l));
+		l = socket(AF_INET, SOCK_STREAM, 0);
+		SET_OPTION(l, SOL_SOCKET, SO_REUSEADDR, 1);
+		CALL(bind(l, (struct sockaddr *)&address, sizeof(address)));
+		CALL(listen(l, 4));
+	}
+	if (client()) {
+		REVENTS(c);
+		RECV(c, 8, 0);
+		RECV(c, 8, 0);
+	}
+	if (server())
+		POLL(l, POLLIN, 100);
+}
+
 static void listener_shutdown(void)
 {
 	int l = listener_make(4), c = -1;
@@ -575,6 +604,7 @@ const struct test_case test_cases[] = {
 	{"accept_closed_client", accept_closed_client, CASE_ANY_PATH},
 	{"accept_half_closed_client", accept_half_closed_client, CASE_ANY_PATH},
 	{"listener_closed_with_queue", listener_closed_with_queue, CASE_ANY_PATH},
+	{"listener_made_anew_with_queue", listener_made_anew_with_queue, CASE_ANY_PATH},
 	{"listener_shutdown", listener_shutdown, CASE_ANY_PATH},
 	{NULL, NULL, 0},
 };

@@ -3,11 +3,13 @@
 import os
 import random
 import signal
+import sys
 import time
 
 from stage import SLOWER, expect, test, until
-from traffic import asked, served
+from traffic import asked, rows, served
 
+HERE = os.path.dirname(os.path.abspath(__file__))
 SOON = 1.0 * SLOWER  # what others need at most to hear of a death
 
 
@@ -178,6 +180,56 @@ def server_killed_with_queued_clients(stage):
     late = stage.talk("ask", "--port", port, "--tolerate").json()
     expect(late["error"] == "ECONNREFUSED", "connecting to nobody: %s", late)
     stage.expect_free()
+
+
+def command_line(pid):
+    with open("/proc/%d/cmdline" % pid, "rb") as file:
+        return file.read().decode().split("\0")
+
+
+def queue_goes_to_a_plain_program(stage, how):
+    """Clients that were queued in memory are served over TCP, by a program that does not run UNCLOT."""
+    program = [sys.executable, os.path.join(HERE, "left.py")]
+    server = stage.run([*program, "listen", how])
+    client = stage.run([*program, "ask", server.port()])
+    client.line("^ready$")
+    time.sleep(0.3 * SLOWER)  # they wait
+    if stage.shm:
+        own = rows(stage, pid=client.pid)
+        expect(own and all(row["path"] == "shm" for row in own), "not all are queued in memory: %s", own)
+    queued = len(rows(stage, pid=client.pid)) if stage.shm else 0
+    server.signal(signal.SIGUSR1)
+    if how == "kill":
+        child = int(server.line(r"^child (\d+)$").group(1))
+        until(lambda: "accept" in command_line(child), 5, "the plain program has begun")
+        os.kill(server.pid, signal.SIGKILL)
+    client.line("^answered$", 40 * SLOWER)
+    if stage.shm:
+        own = rows(stage, pid=client.pid)
+        expect(len(own) == queued - 1 and all((row["path"], row["reason"]) == ("tcp", "listener-left") for row in own),
+               "after the listener left: %s", own)
+    client.signal(signal.SIGTERM)
+    result = client.json()
+    late = result.pop("sum")
+    expect(set(result.values()) == {"ok"}, "the queued clients: %s", result)
+    server.line("^got 1000 %s$" % late)
+    server.end()
+    stage.expect_free()
+
+
+@test(timeout=60)
+def listener_goes_to_an_exec_without_unclot(stage):
+    queue_goes_to_a_plain_program(stage, "exec")
+
+
+@test(timeout=60)
+def listener_closed_while_a_plain_child_has_it(stage):
+    queue_goes_to_a_plain_program(stage, "close")
+
+
+@test(timeout=60)
+def server_killed_while_a_plain_child_has_the_listener(stage):
+    queue_goes_to_a_plain_program(stage, "kill")
 
 
 @test

@@ -22,6 +22,7 @@ import time
 
 TO_THE_END = 99999999
 LARGE = 6000000
+SMALL_BUFFER = 65536  # of TCP: what waits in memory does not fit into it
 PATIENCE = 60
 
 
@@ -49,13 +50,16 @@ def answer(sock):
 def accept(fd):
     listener = socket.socket(fileno=fd)
     listener.setblocking(True)
-    time.sleep(0.3)  # what is written does not fit into TCP's buffers at once
+    time.sleep(0.3)
     while True:
         threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
 
 
 def listen(how):
-    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(64)
     print("port %d" % listener.getsockname()[1], flush=True)
     answer(listener.accept()[0])
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
@@ -80,6 +84,7 @@ class Client:
         self.way, self.body = way, body
         self.sock = socket.create_connection(("127.0.0.1", port))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BUFFER)
         self.written = threading.Event()
         self.result = "nothing"
 
@@ -178,11 +183,29 @@ class Client:
         self.written.set()
         return self.read()
 
-    def flooded_and_ended(self):
+    def flood_and_end(self):
         rest = self.flood(self.head(TO_THE_END))
         self.body = self.body[:len(self.body) - len(rest)]
         self.sock.shutdown(socket.SHUT_WR)
+
+    def ends_blocked(self):
+        self.flood_and_end()
         return self.read()
+
+    def ends_polled(self):
+        """Nothing but the answer is waited for; the rest of what was written has to go all the same."""
+        self.flood_and_end()
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        poll.poll(PATIENCE * 1000)
+        return self.sock.recv(64)
+
+    def ends_by_epoll(self):
+        self.flood_and_end()
+        with select.epoll() as epoll:
+            epoll.register(self.sock, select.EPOLLIN)
+            epoll.poll(PATIENCE)
+        return self.sock.recv(64)
 
     def later(self):
         self.write()
@@ -208,7 +231,7 @@ class Client:
 
 
 SMALL_WAYS = ("blocked", "polled", "selected", "level", "edge", "ended", "later", "closes_later")
-LARGE_WAYS = ("blocked_writing", "writes_by_epoll", "writes_by_poll", "flooded_and_ended")
+LARGE_WAYS = ("blocked_writing", "writes_by_epoll", "writes_by_poll", "ends_blocked", "ends_polled", "ends_by_epoll")
 OTHERS_DONE = threading.Event()
 
 

@@ -400,7 +400,7 @@ static_assert(sizeof(struct pool_connection) == 64 + 2 * 384 + 2 * 256, "connect
 
 /* ---- listeners -------------------------------------------------------------- */
 
-#define ACCEPT_SLOTS 1024u
+#define ACCEPT_SLOTS 4096u /* Linux's default somaxconn: a backlog that TCP grants is granted here */
 
 /* An accept slot: round << 34 | connection offset / 64; offset 0: empty. */
 struct pool_listener {
@@ -419,7 +419,7 @@ struct pool_listener {
 static_assert(sizeof(struct pool_listener) % CACHE_LINE == 0, "listener");
 
 #define CONNECTION_CHUNK 1344u /* sizeof(struct pool_connection) */
-#define LISTENER_CHUNK 10944u  /* >= sizeof(struct pool_listener) */
+#define LISTENER_CHUNK 35392u  /* >= sizeof(struct pool_listener); one fits into a span */
 static_assert(sizeof(struct pool_connection) <= CONNECTION_CHUNK, "connection chunk");
 static_assert(sizeof(struct pool_listener) <= LISTENER_CHUNK, "listener chunk");
 

@@ -283,8 +283,14 @@ uint32_t listener_waiting(const struct listener_ref *ref)
 
 bool listener_contains(const struct listener_ref *ref, uint64_t connection_offset)
 {
-	for (uint32_t i = 0; i < ACCEPT_SLOTS; i++) {
-		if (connection_offset && slot_offset(load_peer(&ref->listener->slot[i])) == connection_offset)
+	uint64_t head = load_peer(&ref->listener->head);
+	uint64_t waiting = load_peer(&ref->listener->tail) - head;
+
+	if (!connection_offset)
+		return false;
+	/* Head before tail: what is there stays between the two.  At tail there may be one whose pusher stopped. */
+	for (uint64_t i = 0; i <= waiting && i < ACCEPT_SLOTS; i++) {
+		if (slot_offset(load_peer(slot_at(ref->listener, head + i))) == connection_offset)
 			return true;
 	}
 	return false;

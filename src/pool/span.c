@@ -70,7 +70,7 @@ bool span_carve(const struct pool *pool, uint32_t index, struct carve *carve)
 		*carve = (struct carve){.class = CLASS_RUN, .size = spans * SPAN_SIZE, .count = 1, .spans = spans};
 		return true;
 	}
-	if (kind >= SPAN_KINDS || size > sizes[CLASS_GENERIC_LAST])
+	if (kind >= SPAN_KINDS || size > SPAN_SIZE)
 		return false;
 	uint32_t class = class_of(size, (enum span_kind)kind);
 	if (class >= CHUNK_CLASSES || sizes[class] != size)

@@ -58,6 +58,20 @@ def two_thousand_connections_at_once(stage):
     stage.expect_free()
 
 
+@test(timeout=60, pool=True)
+def queue_as_long_as_the_backlog(stage):
+    """listen(4096), and nobody accepts: 3000 clients wait in memory, none goes over TCP."""
+    server = stage.talk("serve", "--deaf", "--connections", 1)
+    client = stage.talk("ask", "--port", server.port(), "--warm", 1, "--connections", 3000, "--tolerate")
+    until(lambda: len(rows(stage, pid=client.pid)) == 3000, 20 * SLOWER, stage.why)
+    paths = {(row["path"], row["reason"]) for row in rows(stage, pid=client.pid)}
+    expect(paths == {("shm", "direct")}, "3000 clients in the queue: %s", paths)
+    server.kill()
+    result = client.json()
+    expect(result["failed"] == 3000 and result["wrong"] == 0, "the queued clients: %s", result)
+    stage.expect_free()
+
+
 @test(timeout=60)
 def many_clients_of_many_processes(stage):
     server = stage.talk("serve")

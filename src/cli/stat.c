@@ -3,11 +3,13 @@
  * unclot stat: what a pool holds and what was counted in it.
  *
  * Counters are sums over the members that live and those that have left; a
- * member that leaves while we look may be counted twice or not at all in that one look.
+ * member that leaves while we look may be counted twice or not at all in that one look, and so may a connection that
+ * ends: its bytes are in its streams while it is there, and in a counter after it (connection_bytes()).
  */
 #include "cli.h"
 
 #include "../pool/chunk.h"
+#include "../pool/connection.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -32,11 +34,31 @@ static void count_chunk(void *context, struct chunk_ref ref, member_ref owner, e
 	++*(uint64_t *)context;
 }
 
+struct connection_walk {
+	const struct pool *pool;
+	struct sums *sums;
+};
+
+/* What open connections carried so far is counted by nobody yet. */
+static void count_connection(void *context, struct chunk_ref chunk, member_ref owner, enum span_kind kind)
+{
+	const struct connection_walk *walk = context;
+	struct connection_ref ref;
+	uint64_t sent, received;
+	(void)owner, (void)kind;
+	walk->sums->connections++;
+	if (!connection_find(walk->pool, chunk.offset, &ref))
+		return;
+	connection_bytes(walk->pool, &ref, &sent, &received);
+	walk->sums->counters[COUNTER_BYTES_SENT] += sent;
+	walk->sums->counters[COUNTER_BYTES_RECEIVED] += received;
+}
+
 static void gather(struct pool *pool, struct sums *sums)
 {
+	struct connection_walk walk = {.pool = pool, .sums = sums};
 	*sums = (struct sums){.off = load_peer(&pool->header->off) != 0};
 	chunk_usage(pool, &sums->usage);
-	chunk_walk(pool, SPAN_CONNECTION, count_chunk, &sums->connections);
 	chunk_walk(pool, SPAN_LISTENER, count_chunk, &sums->listeners);
 	for (unsigned i = 0; i < MEMBER_COUNTERS; i++)
 		sums->counters[i] = load_peer(&pool->header->departed[i]);
@@ -51,6 +73,7 @@ static void gather(struct pool *pool, struct sums *sums)
 		for (unsigned i = 0; i < MEMBER_COUNTERS; i++)
 			sums->counters[i] += load_peer(&member->counters[i]);
 	}
+	chunk_walk(pool, SPAN_CONNECTION, count_connection, &walk);
 }
 
 /* The list of reason.h, without the first of the counters by reason. */

@@ -326,22 +326,21 @@ static bool own_return(struct pool *pool, uint32_t index, uint32_t slot, uint32_
 	return done;
 }
 
-void chunk_free(struct pool *pool, struct chunk_ref ref)
+bool chunk_free(struct pool *pool, struct chunk_ref ref)
 {
 	uint32_t index, slot;
 	struct carve carve;
 
 	if (!pool->self || !chunk_locate(pool, ref.offset, &index, &slot, &carve))
-		return;
-	if (carve.class == CLASS_RUN) {
-		run_free(pool, index, ref.tag);
-		return;
-	}
+		return false;
+	if (carve.class == CLASS_RUN)
+		return run_free(pool, index, ref.tag);
 	bool own = pool->own && load_peer(&pool->spans[index].owner) == pool->self;
 	if (!span_put(pool, index, &carve, slot, ref.tag))
-		return;
+		return false;
 	if (!own || !own_return(pool, index, slot, carve.class))
 		span_return(pool, index);
+	return true;
 }
 
 bool chunk_is_live(const struct pool *pool, struct chunk_ref ref, enum span_kind kind, uint64_t bytes)

@@ -31,8 +31,11 @@
  */
 int chunk_alloc(struct pool *pool, uint64_t size, enum span_kind kind, struct chunk_ref *ref);
 
-/* Gives it back.  Does nothing when it is already free or when the tag is an older one.  Any member may call it. */
-void chunk_free(struct pool *pool, struct chunk_ref ref);
+/*
+ * Gives it back.  Does nothing when it is already free or when the tag is an older one.  Any member may call it; true
+ * for the one call that freed it (of several at once, too).
+ */
+bool chunk_free(struct pool *pool, struct chunk_ref ref);
 
 /* true while `ref` names a chunk that is in use with that tag, of that kind and at least `bytes` large. */
 bool chunk_is_live(const struct pool *pool, struct chunk_ref ref, enum span_kind kind, uint64_t bytes);

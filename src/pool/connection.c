@@ -248,8 +248,23 @@ static void rings_copy(const struct pool *pool, const struct pool_connection *co
 	}
 }
 
+void connection_bytes(const struct pool *pool, const struct connection_ref *ref, uint64_t *sent, uint64_t *received)
+{
+	*sent = *received = 0;
+	/* What a refused client wrote had no reader; it went over TCP instead, or nowhere. */
+	if (connection_handshake(ref, NULL) == HANDSHAKE_REFUSED)
+		return;
+	for (int side = 0; side < 2; side++) {
+		*sent += stream_end(pool, &ref->connection->stream[side]);
+		*received += load_peer(&ref->connection->stream[side].head);
+	}
+}
+
 static void connection_free(struct pool *pool, const struct connection_ref *ref, const struct rings *rings)
 {
+	uint64_t sent, received;
+
+	connection_bytes(pool, ref, &sent, &received);
 	for (int side = 0; side < 2; side++) {
 		parcels_free(pool, rings->parcels[side]);
 		for (uint32_t i = 0; i < STREAM_RINGS; i++) {
@@ -257,8 +272,14 @@ static void connection_free(struct pool *pool, const struct connection_ref *ref,
 				chunk_free(pool, rings->chunk[side][i]);
 		}
 	}
-	/* Last: while it is there, connection_sweep() finds the rings and parcels that we did not come to free. */
-	chunk_free(pool, (struct chunk_ref){.offset = ref->offset, .tag = ref->tag, .size = CONNECTION_CHUNK});
+	/*
+	 * Last: while it is there, connection_sweep() finds the rings and parcels that we did not come to free.  Whatever
+	 * ended the connection, one call frees it, and that one counts.
+	 */
+	if (chunk_free(pool, (struct chunk_ref){.offset = ref->offset, .tag = ref->tag, .size = CONNECTION_CHUNK})) {
+		pool_count(pool, COUNTER_BYTES_SENT, sent);
+		pool_count(pool, COUNTER_BYTES_RECEIVED, received);
+	}
 }
 
 /* An offer that nobody can take any more when its client closes; an unopened record or a taken one stays what it is. */

@@ -54,6 +54,9 @@ enum handshake connection_handshake(const struct connection_ref *ref, uint32_t *
 bool connection_open_server(const struct connection_ref *ref);
 bool connection_side_open(const struct connection_ref *ref, enum side side);
 
+/* What went through memory so far, both ways; counted (COUNTER_BYTES_*) once, by the one who frees the connection. */
+void connection_bytes(const struct pool *pool, const struct connection_ref *ref, uint64_t *sent, uint64_t *received);
+
 /* ---- holders ---- */
 void endpoint_hold(struct pool_endpoint *endpoint, member_ref member);
 bool endpoint_is_held_by(const struct pool_endpoint *endpoint, member_ref member);

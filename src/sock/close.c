@@ -30,12 +30,8 @@ static void let_go(struct sock *sock, bool reset)
 	if (!sock->holds)
 		return;
 	sock->holds = false;
-	if (sock->send.stream) {
-		pool_count(sock->pool, COUNTER_BYTES_SENT, stream_end(sock->pool, sock->send.stream));
-		pool_count(sock->pool, COUNTER_BYTES_RECEIVED, load_hint(&sock->receive.stream->head));
-		if (sock_got_reset(sock))
-			pool_count(sock->pool, COUNTER_RESETS, 1);
-	}
+	if (sock->send.stream && sock_state_of(sock) != SOCK_TCP && sock_got_reset(sock))
+		pool_count(sock->pool, COUNTER_RESETS, 1);
 	if (endpoint_unhold(sock->endpoint, process.pool.self)) {
 		connection_close_side(sock->pool, &ref, (enum side)sock->side, reset);
 		wake_endpoint(sock->pool, &peer, DIRECTION_READ, NULL);

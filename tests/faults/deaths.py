@@ -142,6 +142,42 @@ def exit_at_once_with_little_written(stage):
     stage.expect_free()
 
 
+@test(pool=True)
+def bytes_are_counted_once_however_it_ends(stage):
+    count, up, down = 20, 3000, 5000
+    each = 32 + up + 8 + down  # a request's head, and the secret that its answer begins with
+
+    def counted():
+        counters = stage.stat()["counters"]
+        return counters["bytes_sent_shm"], counters["bytes_received_shm"]
+
+    def expect_more(before, what):
+        """Those of the connection that proves the way may have gone over TCP."""
+        now = counted()
+        expect(now[0] == now[1] and count * each <= now[0] - before <= (count + 1) * each,
+               "%s: %s, %d before, %d a connection", what, now, before, each)
+        return now
+
+    server = stage.talk("serve")
+    words = ("ask", "--port", server.port(), "--warm", 1, "--connections", count, "--up", up, "--down", down)
+    asked(stage.talk(*words))
+    until(lambda: stage.stat()["connections"] == 0, SOON + 1, "all connections have ended")
+    ordered = expect_more(0, "after ordered ends")
+    client = stage.talk(*words, "--hold")
+    client.line("^ready$")
+    opened = expect_more(ordered[0], "while they are open")
+    client.kill()
+    until(lambda: stage.stat()["connections"] == 0, SOON + 1, "the connections of the dead have gone")
+    expect(counted() == opened, "after the client was killed: %s, %s before", counted(), opened)
+    client = stage.talk(*words, "--hold")
+    client.line("^ready$")
+    opened = expect_more(opened[0], "while they are open, again")
+    server.kill()
+    client.kill()
+    stage.expect_free()
+    expect(counted() == opened, "after both were killed: %s, %s before", counted(), opened)
+
+
 # ---- listeners ----
 
 

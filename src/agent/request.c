@@ -397,6 +397,10 @@ static int dispatch(struct worker *worker, struct request *request)
 		return seat_of(worker, worker->held[request->at].member) ? reserve_grow(worker, message->value) : -EPERM;
 	case WIRE_COMMAND:
 		return command(worker, request);
+	case WIRE_FREED:
+		if (seat_of(worker, worker->held[request->at].member))
+			worker_look_later(worker);
+		return 1;
 	case WIRE_LEAVE:
 		leave(worker, request);
 		return 1;

@@ -262,7 +262,8 @@ void worker_look_later(struct worker *worker)
 static void look(struct worker *worker)
 {
 	settle_sweep(worker);
-	reserve_give_back(worker, RESERVE_HIGH);
+	/* The first look is soon after something happened, and more may be wanted at once. */
+	reserve_give_back(worker, worker->look_delay_ns == LOOK_FIRST_NS ? RESERVE_HIGH : RESERVE_LOW);
 	worker->look_delay_ns *= 2;
 	worker->look_at_ns = worker->look_delay_ns > LOOK_LAST_NS ? 0 : port_now_ns() + worker->look_delay_ns;
 }

@@ -145,7 +145,7 @@ void doorbell_wake(struct worker *worker, struct pool_endpoint *endpoint);
 /* ---- reserve.c ---- */
 
 #define RESERVE_LOW 8u	 /* extents ahead of demand */
-#define RESERVE_HIGH 16u /* beyond that they go back after a while */
+#define RESERVE_HIGH 16u /* beyond that they go back soon; beyond RESERVE_LOW a little later */
 
 /* A pool of `size` bytes with its tables and first extents reserved: the memfd, or a negative errno. */
 int reserve_make_pool(uint64_t size, unsigned char header[HEADER_FIXED]);

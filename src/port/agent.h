@@ -86,6 +86,9 @@ void agent_release(struct agent_link *link, uint64_t cookie);
 /* The pool's reserve of spans is (nearly) used up: asks for more memory and waits for the answer. 0, -ENOMEM. */
 int agent_want_memory(struct agent_link *link, uint64_t bytes);
 
+/* Much memory of the pool was given back: the agent may look soon.  Does not wait. */
+void agent_gave_back(struct agent_link *link);
+
 /* True once the link is broken; sleeping members then wake now and then by themselves. */
 static inline bool agent_is_gone(struct agent_link *link)
 {

@@ -188,5 +188,5 @@ void bell_fork_child(void)
 
 int64_t sleep_limit_ns(void)
 {
-	return agent_is_gone(&process.link) ? SLEEP_WITHOUT_AGENT_NS : -1;
+	return agent_is_gone(&process.link) ? SLEEP_WITHOUT_AGENT_NS : idle_limit_ns();
 }

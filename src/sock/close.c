@@ -30,6 +30,7 @@ static void let_go(struct sock *sock, bool reset)
 	if (!sock->holds)
 		return;
 	sock->holds = false;
+	idle_closed();
 	if (sock->send.stream && sock_state_of(sock) != SOCK_TCP && sock_got_reset(sock))
 		pool_count(sock->pool, COUNTER_RESETS, 1);
 	if (endpoint_unhold(sock->endpoint, process.pool.self)) {

@@ -417,6 +417,23 @@ static int64_t time_left(uint64_t deadline_ns)
 	return now >= deadline_ns ? 0 : (int64_t)(deadline_ns - now);
 }
 
+/* The kernel's wait, in turns while there may be memory to give back. */
+static int kernel_wait(struct wait *wait, int64_t timeout_ns)
+{
+	uint64_t deadline_ns = timeout_ns < 0 ? UINT64_MAX : port_now_ns() + (uint64_t)timeout_ns;
+	int64_t left = timeout_ns;
+
+	for (;;) {
+		int64_t limit = left != 0 ? idle_limit_ns() : -1;
+		bool whole = limit < 0 || (left >= 0 && left <= limit);
+		int result = port_epoll_wait(wait->fd, wait->events, wait->max, whole ? left : limit, wait->mask);
+
+		if (result != 0 || whole)
+			return result;
+		left = time_left(deadline_ns);
+	}
+}
+
 /*
  * A set that has held nothing of ours so far: the kernel's wait, counted as a sleep because another thread may add a
  * socket of ours meanwhile.  false: that happened; what came has to be translated, and the wait goes on if that leaves
@@ -435,7 +452,7 @@ static bool wait_kernel_only(struct wait *wait, int64_t timeout_ns, int *result)
 		}
 		sock_unlock(&set->lock);
 	}
-	*result = port_epoll_wait(wait->fd, wait->events, wait->max, timeout_ns, wait->mask);
+	*result = kernel_wait(wait, timeout_ns);
 	if (timeout_ns != 0) {
 		sock_lock(&set->lock);
 		sleep_end(set);

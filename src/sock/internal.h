@@ -119,6 +119,13 @@ bool sock_may_go_on(struct sock *sock, enum direction direction);
  * SA_RESTART)? */
 bool signals_restart(const struct signal_mark *mark);
 
+/* ---- idle.c: memory given back while the process idles ---- */
+/* This process let a connection go. */
+void idle_closed(void);
+/* Before a sleep: how long it may be (-1: no limit), because then there may be memory to give back.  Gives it back. */
+int64_t idle_limit_ns(void);
+void idle_fork_child(void);
+
 /* ---- bell.c ---- */
 void bell_fork_child(void);
 

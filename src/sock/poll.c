@@ -383,6 +383,24 @@ static int64_t time_left(int64_t timeout_ns, uint64_t deadline_ns)
 	return now >= deadline_ns ? 0 : (int64_t)(deadline_ns - now);
 }
 
+/* Nothing of ours: the kernel's wait, in turns while there may be memory to give back. */
+static int kernel_wait(struct call *call, int64_t timeout_ns)
+{
+	uint64_t deadline_ns = timeout_ns > 0 ? port_now_ns() + (uint64_t)timeout_ns : 0;
+
+	for (;;) {
+		int64_t left = time_left(timeout_ns, deadline_ns);
+		int64_t limit = idle_limit_ns();
+		bool whole = limit < 0 || (left >= 0 && left <= limit);
+		int64_t next = whole ? left : limit;
+		struct timespec timeout = {next / 1000000000, next % 1000000000};
+		int result = port_ppoll(call->fds, call->count, next < 0 ? NULL : &timeout, call->mask);
+
+		if (result != 0 || whole)
+			return result;
+	}
+}
+
 static int poll_call(struct call *call, int64_t timeout_ns)
 {
 	uint64_t deadline_ns = 0;
@@ -390,7 +408,7 @@ static int poll_call(struct call *call, int64_t timeout_ns)
 
 	classify(call);
 	if (!call->ours)
-		return ENGINE_PASS;
+		return timeout_ns != 0 && idle_limit_ns() >= 0 ? kernel_wait(call, timeout_ns) : ENGINE_PASS;
 	if (timeout_ns > 0)
 		deadline_ns = port_now_ns() + (uint64_t)timeout_ns;
 	call->slot->calls++;
@@ -543,7 +561,7 @@ int engine_select(int count, fd_set *reads, fd_set *writes, fd_set *excepts, int
 	if (count > (int)sock_table_size)
 		count = (int)sock_table_size; /* no descriptor is above it */
 	chosen = select_count(count, reads, writes, excepts, &ours);
-	if (!ours)
+	if (!ours && (timeout_ns == 0 || idle_limit_ns() < 0))
 		return ENGINE_PASS;
 	area = area_take(chosen);
 	if (!area)

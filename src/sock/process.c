@@ -203,6 +203,7 @@ static void become_child(void)
 	process.pool.self = fork_child_member;
 	process.pool.own = member_find(&process.pool, fork_child_member);
 	bell_fork_child();
+	idle_fork_child();
 	epoll_fork_child();
 }
 

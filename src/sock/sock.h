@@ -186,7 +186,7 @@ void sleeper_destroy(struct sleeper *sleeper);
 struct sleeper *sleeper_of_thread(void);
 /* Publishes are complete: fence, look whether anybody is armed for `direction` at `list->endpoint`, and wake them. */
 void wake_endpoint(struct pool *pool, const struct watch_list *list, enum direction direction, shared_u32 *rotor);
-/* The longest a mixed sleep may last in one go (-1: no limit; bounded while the agent is gone). */
+/* The longest a mixed sleep may last in one go (-1: no limit; bounded while the agent is gone, or by idle.c). */
 int64_t sleep_limit_ns(void);
 
 /* ---- looking before sleeping (spin.c) ---- */

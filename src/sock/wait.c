@@ -79,6 +79,7 @@ static int64_t turn_of(int64_t left)
 {
 	int64_t turn = agent_is_gone(&process.link) ? TURN_WITHOUT_AGENT_NS : TURN_NS;
 
+	idle_limit_ns(); /* at least as long as such a turn */
 	return left >= 0 && left < turn ? left : turn;
 }
 

@@ -3,9 +3,12 @@
 import os
 import resource
 import signal
+import sys
 import time
 
 from stage import SLOWER, SANITIZER_RUNTIME, Skipped, cpu_ns, expect, need, test, until
+
+HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def served(server, failed_ask=0):
@@ -80,6 +83,57 @@ def many_clients_of_many_processes(stage):
     total = sum(asked(client, seconds=50)["connections"] for client in clients)
     expect(served(server)["requests"] == total, "requests were lost")
     stage.expect_free()
+
+
+def gives_back(stage, how):
+    """2000 connections are closed and the client only waits: the pool shrinks to near its start."""
+    count = 2000
+    server = stage.talk("serve")
+    client = stage.run([sys.executable, os.path.join(HERE, "idle.py"), server.port(), count, how])
+    client.line("^open$")
+    stage.expect_direct(count)
+    full = stage.stat()
+    expect(full["owned"] > stage.free_use["owned"] + count * 8192, "too little to see: %s", full)
+    client.signal(signal.SIGUSR1)
+    client.line("^idle$")
+    limit = {name: stage.free_use[name] + most for name, most in (("owned", 3 << 20), ("reserved", 8 << 20))}
+    now = {}
+
+    def has_shrunk():
+        now.update({name: stage.stat()[name] for name in limit})
+        return all(now[name] <= limit[name] for name in limit)
+    # Two turns of the idle process, and two looks of the agent.
+    until(has_shrunk, 10 * SLOWER, lambda: "%s, full %s, wanted at most %s" % (
+        now, {name: full[name] for name in limit}, limit))
+    expect(client.running(), "the client has ended")
+    client.kill()
+    served(server, failed_ask=1)
+    stage.expect_free()
+
+
+@test(timeout=60, pool=True)
+def idle_in_poll_gives_memory_back(stage):
+    gives_back(stage, "poll")
+
+
+@test(timeout=60, pool=True)
+def idle_in_select_gives_memory_back(stage):
+    gives_back(stage, "select")
+
+
+@test(timeout=60, pool=True)
+def idle_in_epoll_gives_memory_back(stage):
+    gives_back(stage, "epoll")
+
+
+@test(timeout=60, pool=True)
+def idle_in_recv_gives_memory_back(stage):
+    gives_back(stage, "recv")
+
+
+@test(timeout=60, pool=True)
+def idle_in_epoll_with_a_connection_gives_memory_back(stage):
+    gives_back(stage, "held")
 
 
 @test(timeout=60)

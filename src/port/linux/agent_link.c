@@ -441,6 +441,18 @@ int agent_want_memory(struct agent_link *link, uint64_t bytes)
 	return exchange(link, &message, -1, NULL);
 }
 
+void agent_gave_back(struct agent_link *link)
+{
+	struct wire_message message = {
+		.version = WIRE_VERSION, .format = POOL_FORMAT, .kind = WIRE_FREED, .member = link->member};
+
+	/* Who has the link for a question of its own: then the agent looks another time. */
+	if (agent_is_gone(link) || link_lock(link, port_now_ns()) < 0)
+		return;
+	send_message(link->fd, &message, -1);
+	link_unlock(link);
+}
+
 int agent_command(struct agent_link *link, enum agent_command command)
 {
 	struct wire_message message = {.kind = WIRE_COMMAND, .member = link->member, .value = command};

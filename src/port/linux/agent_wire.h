@@ -21,6 +21,7 @@
  *   LOADING         -> 1: exec() follows and leaves nothing of us: the end of this link is our end; 0: it failed
  *                      (no reply)
  *   SPAWNED         -> member, process id: of the one that FORK reserved a slot for (no reply)
+ *   FREED           -> (no reply)                     spans were given back: look soon what can go to the system
  *   (AGAIN)                                        <- unasked, from a worker that has just started: whatever you
  *                                                     are waiting for, ask again
  *
@@ -52,6 +53,7 @@ enum wire_kind {
 	WIRE_PASS,
 	WIRE_LOOKUP,
 	WIRE_RELEASE,
+	WIRE_FREED,
 };
 
 struct wire_message {

@@ -35,15 +35,6 @@ static void begin_turn(uint32_t closed, uint64_t now_ns, int64_t length_ns)
 	turn_ns = length_ns;
 }
 
-static void give_back(void)
-{
-	uint32_t before = load_hint(&process.pool.header->spans_reserved_free);
-
-	chunk_trim(&process.pool, 1);
-	if (load_hint(&process.pool.header->spans_reserved_free) - before >= SPANS_PER_EXTENT)
-		agent_gave_back(&process.link);
-}
-
 /* What is left of the turn; -1: no more turns. Under the lock. */
 static int64_t turn(uint32_t closed)
 {
@@ -53,7 +44,8 @@ static int64_t turn(uint32_t closed)
 		begin_turn(closed, now_ns, TURN_FIRST_NS);
 	if (now_ns - turn_began_ns < (uint64_t)turn_ns)
 		return turn_ns - (int64_t)(now_ns - turn_began_ns);
-	give_back();
+	chunk_trim(&process.pool, 1);
+	agent_gave_back(&process.link); /* also for what the closes themselves gave back */
 	if (turn_ns < TURN_LAST_NS) {
 		begin_turn(closed, now_ns, turn_ns * 2);
 		return turn_ns;

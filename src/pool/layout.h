@@ -259,7 +259,8 @@ static_assert(sizeof(struct pool_waiter) == 576, "waiter");
 #define ENDPOINT_SHARED 16u	   /* several members hold or held it */
 #define ENDPOINT_GOT_RESET 32u /* we wrote to a closed peer: what TCP's reset would have told us */
 #define ENDPOINT_NONBLOCK 64u
-#define ENDPOINT_TOOK 256u		 /* server side: took the offer, whatever became of it: the way is proven */
+#define ENDPOINT_PROVED 256u	 /* server side: after UP its TCP connection stood: it is the client's (sock/offer.c) */
+#define ENDPOINT_UP 512u		 /* client side: its TCP connection was ESTABLISHED */
 #define ENDPOINT_RESET_SEEN 128u /* the program was told of the peer's reset */
 
 /* The shared record of one socket (the prototype's sock_info). */

@@ -143,6 +143,8 @@ static int connect_offered(struct sock *sock, int fd, const struct sockaddr *add
 	int error = port_connect(fd, address, length);
 
 	if (error == 0 || error == -EINPROGRESS || error == -EINTR) {
+		if (error == 0)
+			offer_connected(sock);
 		epoll_sock_changed(sock);
 		return error;
 	}

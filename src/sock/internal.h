@@ -54,6 +54,8 @@ int pool_parcel_begin(struct pool *pool, const struct pool_stream *stream, size_
  * *reason). */
 int offer_post(struct sock *sock, const struct listener_ref *listener, const struct pool_address *local,
 			   const struct pool_address *peer, uint64_t netns, enum reason *reason);
+/* The client's TCP connection is ESTABLISHED. */
+void offer_connected(struct sock *sock);
 /* Server, after accept() from the kernel: takes the client's offer if there is exactly one; the socket is TAKEN, else
  * TCP. */
 void offer_take(struct sock *listener, struct sock *sock, const struct pool_address *local,

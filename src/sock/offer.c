@@ -7,11 +7,19 @@
  *   bind; post offer under the 4-tuple: OPEN
  *   SYN ............................................ accept() returns that 4-tuple, ESTABLISHED
  *                                            OPEN -> TAKEN, opens and holds its side, wakes the client
- *   alive, ESTABLISHED, sees TAKEN and a held
- *   server side: TAKEN -> CONFIRMED
+ *   is ESTABLISHED: flag UP                  sees UP, still ESTABLISHED: flag PROVED
+ *   alive, still ESTABLISHED, sees TAKEN,
+ *   PROVED and a held server side:
+ *   TAKEN -> CONFIRMED
  *   switch_at = bytes sent over TCP          sees CONFIRMED: switch_at = bytes sent over TCP
  *   reads TCP up to the server's switch_at   reads TCP up to the client's switch_at
  *   then the ring                            then the ring
+ *
+ * Why the two TCP sockets are ends of one connection.  Let R be the client's and P the server's.  R was ESTABLISHED at
+ * UP and is at CONFIRMED, so it had the 4-tuple all the time in between; P was ESTABLISHED at PROVED, which is in
+ * between, because UP was read before P was asked and PROVED before R is asked again.  At that moment each of the two
+ * has its 4-tuple in the kernel's table, where each is there once: whatever P is connected to would have to be R.
+ * Without UP another connection from the same port, taken and then reset before our SYN leaves, would pass for ours.
  *
  * Every step and every withdrawal is one CAS on the handshake word, so exactly one of {goes on in memory, stays TCP}
  * happens on both sides.  Until CONFIRMED all bytes go over TCP and no ring is written. Crash points: before TAKEN the
@@ -37,6 +45,16 @@ static bool is_established(int fd)
 	if (port_getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) < 0)
 		return false;
 	return info.tcpi_state == TCP_ESTABLISHED || info.tcpi_state == TCP_CLOSE_WAIT;
+}
+
+/* Its 4-tuple can be nobody else's: it is in the kernel's table. */
+static bool has_its_tuple(int fd)
+{
+	struct tcp_info info;
+	socklen_t length = sizeof(info);
+
+	memset(&info, 0, sizeof(info));
+	return port_getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 && info.tcpi_state != TCP_CLOSE;
 }
 
 /* Lets our side of the record go, for good. */
@@ -81,6 +99,18 @@ int offer_post(struct sock *sock, const struct listener_ref *listener, const str
 	return 0;
 }
 
+/* The server's part of the proof; false: our connection is not the client's, or was. */
+static bool prove(struct sock *sock)
+{
+	if (!(load_peer(&sock->peer->flags) & ENDPOINT_UP) || load_own(&sock->endpoint->flags) & ENDPOINT_PROVED)
+		return true;
+	if (!is_established(sock->fd))
+		return false;
+	fetch_or_shared(&sock->endpoint->flags, ENDPOINT_PROVED);
+	wake_peer(sock, DIRECTION_READ);
+	return true;
+}
+
 void offer_take(struct sock *listener, struct sock *sock, const struct pool_address *local,
 				const struct pool_address *peer)
 {
@@ -100,23 +130,34 @@ void offer_take(struct sock *listener, struct sock *sock, const struct pool_addr
 		sock_becomes_tcp(sock, REASON_WITHDRAWN);
 		return;
 	}
-	fetch_or_shared(&ref.connection->endpoint[SIDE_SERVER].flags, ENDPOINT_TOOK);
 	endpoint_hold(&ref.connection->endpoint[SIDE_SERVER], process.pool.self);
 	sock_attach_connection(sock, &ref, SIDE_SERVER);
 	store_hint(&sock->endpoint->path, PATH_TCP);
 	store_hint(&sock->endpoint->reason, REASON_NOT_TAKEN);
 	atomic_store_explicit(&sock->state, SOCK_TAKEN, memory_order_release);
+	fence_full(); /* the other side: offer_connected(), between UP and its look at the handshake */
+	prove(sock);
 	client.endpoint = sock->peer;
 	wake_endpoint(sock->pool, &client, DIRECTION_READ, NULL);
 }
 
-/*
- * That the listener's member took the offer proves where TCP leads, also when the connection then stays on TCP, for
- * example because the server closed at once.
- */
-static void prove_if_taken(const struct sock *sock)
+void offer_connected(struct sock *sock)
 {
-	if (sock->side == SIDE_CLIENT && load_peer(&sock->peer->flags) & ENDPOINT_TOOK)
+	if (load_own(&sock->endpoint->flags) & ENDPOINT_UP)
+		return;
+	fetch_or_shared(&sock->endpoint->flags, ENDPOINT_UP);
+	fence_full(); /* the other side: offer_take(), between TAKEN and its look at UP */
+	if (connection_handshake(&sock->connection, NULL) == HANDSHAKE_TAKEN)
+		wake_peer(sock, DIRECTION_READ);
+}
+
+/*
+ * That P was seen to be R's other end proves where TCP leads, also when the connection then stays on TCP, for example
+ * because the server closed at once.
+ */
+static void add_proof(const struct sock *sock)
+{
+	if (sock->side == SIDE_CLIENT && load_peer(&sock->peer->flags) & ENDPOINT_PROVED && has_its_tuple(sock->fd))
 		proof_add(sock->endpoint->netns, &sock->endpoint->peer, &sock->endpoint->local);
 }
 
@@ -126,7 +167,7 @@ static void become_shm(struct sock *sock)
 	sock_set_path(sock, PATH_SHM, REASON_UPGRADED);
 	if (sock->side == SIDE_CLIENT)
 		directory_remove_offer(sock->pool, &sock->connection);
-	prove_if_taken(sock);
+	add_proof(sock);
 	atomic_store_explicit(&sock->state, SOCK_SHM, memory_order_release);
 	/* Whoever is sending now holds the lock and switches by itself at its next byte. */
 	if (sock_try_lock(&sock->send_lock)) {
@@ -141,7 +182,7 @@ static void stay_tcp(struct sock *sock, enum reason reason)
 {
 	if (sock->side == SIDE_CLIENT)
 		directory_remove_offer(sock->pool, &sock->connection);
-	prove_if_taken(sock);
+	add_proof(sock);
 	atomic_store_explicit(&sock->state, SOCK_TCP, memory_order_release);
 	sock_set_path(sock, PATH_TCP, reason);
 }
@@ -151,8 +192,11 @@ static void advance_client(struct sock *sock)
 	uint32_t slot;
 	enum handshake state = connection_handshake(&sock->connection, &slot);
 
-	if (state == HANDSHAKE_TAKEN && connection_side_open(&sock->connection, SIDE_SERVER) &&
-		endpoint_has_holders(sock->peer) && is_established(sock->fd)) {
+	if (!(load_own(&sock->endpoint->flags) & ENDPOINT_UP) && is_established(sock->fd))
+		offer_connected(sock);
+	if (state == HANDSHAKE_TAKEN && load_peer(&sock->peer->flags) & ENDPOINT_PROVED &&
+		connection_side_open(&sock->connection, SIDE_SERVER) && endpoint_has_holders(sock->peer) &&
+		is_established(sock->fd)) {
 		if (connection_move(&sock->connection, HANDSHAKE_TAKEN, HANDSHAKE_CONFIRMED, slot))
 			become_shm(sock);
 		else
@@ -173,6 +217,8 @@ static void advance_server(struct sock *sock)
 	if (state == HANDSHAKE_CONFIRMED)
 		become_shm(sock);
 	else if (state == HANDSHAKE_WITHDRAWN)
+		stay_tcp(sock, REASON_WITHDRAWN);
+	else if (!prove(sock) && connection_move(&sock->connection, HANDSHAKE_TAKEN, HANDSHAKE_WITHDRAWN, slot))
 		stay_tcp(sock, REASON_WITHDRAWN);
 }
 

@@ -246,21 +246,20 @@ static_assert(sizeof(struct pool_waiter) == 576, "waiter");
 #define ARMED_SEQUENCE 0x100u /* added by whoever arms for a futex sleep or wakes a listener's: bits 8-31 */
 
 /*
- * endpoint.flags: set, never cleared, except NONBLOCK.  The upper half is the
+ * endpoint.flags: set, never cleared.  The upper half is the
  * tag of the chunk (FLAGS_LIFE), so that a closer that was stopped in the
  * middle cannot mark the chunk's next life; stream.fin likewise.
  */
 #define FLAGS_LIFE(tag) ((uint32_t)(tag) >> 1 << 16)
 #define FLAGS_LIFE_MASK 0xffff0000u
-#define ENDPOINT_SHUT_READ 1u  /* shutdown(SHUT_RD) here */
-#define ENDPOINT_SHUT_WRITE 2u /* shutdown(SHUT_WR) here: the stream carries the end */
-#define ENDPOINT_CLOSED 4u	   /* the last holder is gone */
-#define ENDPOINT_RESET 8u	   /* this side reset the connection (closed with unread data, linger 0, died so) */
-#define ENDPOINT_SHARED 16u	   /* several members hold or held it */
-#define ENDPOINT_GOT_RESET 32u /* we wrote to a closed peer: what TCP's reset would have told us */
-#define ENDPOINT_NONBLOCK 64u
+#define ENDPOINT_SHUT_READ 1u	 /* shutdown(SHUT_RD) here */
+#define ENDPOINT_SHUT_WRITE 2u	 /* shutdown(SHUT_WR) here: the stream carries the end */
+#define ENDPOINT_CLOSED 4u		 /* the last holder is gone */
+#define ENDPOINT_RESET 8u		 /* this side reset the connection (closed with unread data, linger 0, died so) */
+#define ENDPOINT_SHARED 16u		 /* several members hold or held it */
+#define ENDPOINT_GOT_RESET 32u	 /* we wrote to a closed peer: what TCP's reset would have told us */
 #define ENDPOINT_PROVED 256u	 /* server side: after UP its TCP connection stood: it is the client's (sock/offer.c) */
-#define ENDPOINT_UP 512u		 /* client side: its TCP connection was ESTABLISHED */
+#define ENDPOINT_UP 64u			 /* client side: its TCP connection was ESTABLISHED */
 #define ENDPOINT_RESET_SEEN 128u /* the program was told of the peer's reset */
 
 /* The shared record of one socket (the prototype's sock_info). */

@@ -129,11 +129,6 @@ int64_t ring_room_slow(const struct pool *pool, struct ring *ring)
 	return (int64_t)(size - (tail - head));
 }
 
-int64_t ring_room(struct pool *pool, struct ring *ring)
-{
-	return ring_room_slow(pool, ring);
-}
-
 void ring_reap(struct pool *pool, struct ring *ring)
 {
 	struct pool_stream *stream = ring->stream;

@@ -145,8 +145,6 @@ int ring_restart(struct pool *pool, struct ring *ring, uint64_t size);
 void ring_finish(struct ring *ring);
 /* Bytes not yet consumed (SIOCOUTQ). */
 uint64_t ring_unread(const struct pool *pool, const struct ring *ring);
-/* Free bytes now, by the freshest head.  -EPROTO on a corrupt stream. */
-int64_t ring_room(struct pool *pool, struct ring *ring);
 /* Of the ring in use; 0 when it was not looked at yet. */
 uint64_t ring_size(const struct ring *ring);
 

@@ -407,20 +407,10 @@ static void wait_leave(struct epoll_set *set)
 		epoll_set_recycle(set);
 }
 
-static int64_t time_left(uint64_t deadline_ns)
-{
-	uint64_t now;
-
-	if (deadline_ns == UINT64_MAX)
-		return -1;
-	now = port_now_ns();
-	return now >= deadline_ns ? 0 : (int64_t)(deadline_ns - now);
-}
-
 /* The kernel's wait, in turns while there may be memory to give back. */
 static int kernel_wait(struct wait *wait, int64_t timeout_ns)
 {
-	uint64_t deadline_ns = timeout_ns < 0 ? UINT64_MAX : port_now_ns() + (uint64_t)timeout_ns;
+	uint64_t deadline_ns = deadline_of(timeout_ns);
 	int64_t left = timeout_ns;
 
 	for (;;) {
@@ -430,6 +420,8 @@ static int kernel_wait(struct wait *wait, int64_t timeout_ns)
 
 		if (result != 0 || whole)
 			return result;
+		if (signals_came(&wait->signals))
+			return -EINTR; /* between two turns */
 		left = time_left(deadline_ns);
 	}
 }
@@ -499,13 +491,11 @@ int epoll_set_wait(struct epoll_set *set, int fd, struct epoll_event *events, in
 				   const sigset_t *mask)
 {
 	struct wait wait = {.set = set, .fd = fd, .events = events, .max = max, .mask = mask, .signals = signals_mark()};
-	uint64_t deadline_ns = UINT64_MAX;
+	uint64_t deadline_ns = DEADLINE_PAST;
 	int result = 0;
 
-	if (timeout_ns > 0 && timeout_ns < INT64_MAX / 2)
-		deadline_ns = port_now_ns() + (uint64_t)timeout_ns;
-	else if (timeout_ns == 0)
-		deadline_ns = 0;
+	if (timeout_ns != 0)
+		deadline_ns = deadline_of(timeout_ns < INT64_MAX / 2 ? timeout_ns : -1);
 	if (!atomic_load_explicit(&set->holds_ours, memory_order_relaxed)) {
 		if (wait_kernel_only(&wait, timeout_ns, &result) || result < 0)
 			return result;

@@ -82,9 +82,22 @@ void leave_finish(struct sock *sock);
 int sock_wait_memory(struct sock *sock, enum direction direction, uint64_t deadline_ns);
 /* The same where the kernel's descriptor matters too. */
 int sock_wait_mixed(struct sock *sock, enum direction direction, uint64_t deadline_ns);
+#define DEADLINE_NEVER 0u
+#define DEADLINE_PAST 1u
+/* A negative timeout: never. */
 static inline uint64_t deadline_of(int64_t timeout_ns)
 {
-	return timeout_ns < 0 ? 0 : port_now_ns() + (uint64_t)timeout_ns;
+	return timeout_ns < 0 ? DEADLINE_NEVER : port_now_ns() + (uint64_t)timeout_ns;
+}
+/* -1: no deadline; 0: it has passed. */
+static inline int64_t time_left(uint64_t deadline_ns)
+{
+	uint64_t now;
+
+	if (deadline_ns == DEADLINE_NEVER)
+		return -1;
+	now = deadline_ns == DEADLINE_PAST ? DEADLINE_PAST : port_now_ns();
+	return now >= deadline_ns ? 0 : (int64_t)(deadline_ns - now);
 }
 
 /* ---- peer.c ---- */

@@ -373,23 +373,13 @@ static int sleep_once(struct call *call, int64_t timeout_ns)
 	return result < 0 && !call->ready ? result : 0;
 }
 
-static int64_t time_left(int64_t timeout_ns, uint64_t deadline_ns)
-{
-	uint64_t now;
-
-	if (timeout_ns < 0)
-		return -1;
-	now = port_now_ns();
-	return now >= deadline_ns ? 0 : (int64_t)(deadline_ns - now);
-}
-
 /* Nothing of ours: the kernel's wait, in turns while there may be memory to give back. */
 static int kernel_wait(struct call *call, int64_t timeout_ns)
 {
-	uint64_t deadline_ns = timeout_ns > 0 ? port_now_ns() + (uint64_t)timeout_ns : 0;
+	uint64_t deadline_ns = deadline_of(timeout_ns);
 
 	for (;;) {
-		int64_t left = time_left(timeout_ns, deadline_ns);
+		int64_t left = time_left(deadline_ns);
 		int64_t limit = idle_limit_ns();
 		bool whole = limit < 0 || (left >= 0 && left <= limit);
 		int64_t next = whole ? left : limit;
@@ -398,19 +388,21 @@ static int kernel_wait(struct call *call, int64_t timeout_ns)
 
 		if (result != 0 || whole)
 			return result;
+		if (signals_came(&call->signals))
+			return -EINTR; /* between two turns */
 	}
 }
 
 static int poll_call(struct call *call, int64_t timeout_ns)
 {
-	uint64_t deadline_ns = 0;
+	uint64_t deadline_ns = DEADLINE_PAST;
 	int error = 0;
 
 	classify(call);
 	if (!call->ours)
 		return timeout_ns != 0 && idle_limit_ns() >= 0 ? kernel_wait(call, timeout_ns) : ENGINE_PASS;
-	if (timeout_ns > 0)
-		deadline_ns = port_now_ns() + (uint64_t)timeout_ns;
+	if (timeout_ns != 0)
+		deadline_ns = deadline_of(timeout_ns);
 	call->slot->calls++;
 	look_memory(call);
 	if (!call->all_memory || kernel_is_due(call, ASK_US) || (call->mask && !call->ready && timeout_ns == 0))
@@ -420,7 +412,7 @@ static int poll_call(struct call *call, int64_t timeout_ns)
 	if (!call->ready && timeout_ns != 0)
 		look_for_a_while(call, timeout_ns);
 	while (!call->ready && timeout_ns != 0) {
-		int64_t left = time_left(timeout_ns, deadline_ns);
+		int64_t left = time_left(deadline_ns);
 
 		if (signals_came(&call->signals))
 			return -EINTR; /* while looking, or between two turns of sleep: as if it had slept */
@@ -528,10 +520,10 @@ static int select_result(const struct pollfd *fds, unsigned chosen, fd_set *read
 static int select_wait(struct pollfd *fds, unsigned chosen, fd_set *reads, fd_set *writes, fd_set *excepts,
 					   int64_t timeout_ns, const sigset_t *mask)
 {
-	uint64_t deadline_ns = timeout_ns > 0 ? port_now_ns() + (uint64_t)timeout_ns : 0;
+	uint64_t deadline_ns = timeout_ns ? deadline_of(timeout_ns) : DEADLINE_PAST;
 
 	for (;;) {
-		int ready = engine_poll(fds, chosen, time_left(timeout_ns, deadline_ns), mask);
+		int ready = engine_poll(fds, chosen, time_left(deadline_ns), mask);
 		int result = 0;
 
 		if (ready < 0)

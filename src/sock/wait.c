@@ -58,16 +58,6 @@ static bool look(struct sock *sock, enum direction direction, bool mixed, const 
 	return ready;
 }
 
-static int64_t time_left(uint64_t deadline_ns)
-{
-	uint64_t now;
-
-	if (deadline_ns == 0)
-		return -1;
-	now = port_now_ns();
-	return now >= deadline_ns ? 0 : (int64_t)(deadline_ns - now);
-}
-
 /*
  * A futex sleep cannot watch the link to the agent, so it has turns: rare ones to hear that the agent has gone, then
  * short ones, after each of which the sleeper looks for the other side's death itself.

@@ -227,8 +227,8 @@ HOOK int execveat(int fd, const char *path, char *const argv[], char *const envp
 static size_t count_arguments(const char *first, va_list arguments)
 {
 	size_t count = 0;
-	for (const char *argument = first; argument; argument = va_arg(arguments, const char *))
-		count++;
+	for (const char *argument = first; argument; count++)
+		argument = va_arg(arguments, const char *); // NOLINT(clang-analyzer-valist.Uninitialized): begun by the caller
 	return count;
 }
 
@@ -237,7 +237,7 @@ static void list_arguments(char **argv, const char *first, va_list *arguments)
 	char *argument = (char *)(uintptr_t)first;
 	while (argument) {
 		*argv++ = argument;
-		argument = va_arg(*arguments, char *);
+		argument = va_arg(*arguments, char *); // NOLINT(clang-analyzer-valist.Uninitialized): likewise
 	}
 	*argv = NULL;
 }

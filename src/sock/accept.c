@@ -247,6 +247,7 @@ static int accept_kernel(struct sock *sock, int listener_fd, struct sockaddr *ad
 int engine_accept(struct sock *sock, int fd, struct sockaddr *address, socklen_t *length, int flags)
 {
 	uint64_t deadline = 0;
+	unsigned rounds = 0;
 
 	if (sock_state_of(sock) != SOCK_LISTENING || flags & ~(SOCK_NONBLOCK | SOCK_CLOEXEC))
 		return ENGINE_PASS;
@@ -276,7 +277,9 @@ int engine_accept(struct sock *sock, int fd, struct sockaddr *address, socklen_t
 			return result;
 		if (!deadline)
 			deadline = deadline_of(sock->receive_timeout_ns);
-		result = sock_wait_mixed(sock, DIRECTION_READ, deadline);
+		result = sock_wait_in_vain(&rounds, deadline);
+		if (result == 0)
+			result = sock_wait_mixed(sock, DIRECTION_READ, deadline);
 		if (result == -ETIMEDOUT)
 			return -EAGAIN;
 		if (result < 0)

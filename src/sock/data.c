@@ -44,8 +44,12 @@ static bool is_blocking(const struct sock *sock, int flags)
 	return !(flags & MSG_DONTWAIT) && !atomic_load_explicit(&sock->nonblock, memory_order_relaxed);
 }
 
-static int wait_for(struct sock *sock, enum direction direction, uint64_t deadline)
+static int wait_for(struct sock *sock, enum direction direction, uint64_t deadline, unsigned *rounds)
 {
+	int error = sock_wait_in_vain(rounds, deadline);
+
+	if (error)
+		return error;
 	return sock_kernel_part(sock) == KERNEL_NONE ? sock_wait_memory(sock, direction, deadline)
 												 : sock_wait_mixed(sock, direction, deadline);
 }
@@ -56,7 +60,7 @@ static int wait_for(struct sock *sock, enum direction direction, uint64_t deadli
  */
 #define STALL_LOOK_NS 1200000
 
-static int wait_for_room(struct sock *sock, uint64_t *deadline)
+static int wait_for_room(struct sock *sock, uint64_t *deadline, unsigned *rounds)
 {
 	uint64_t until;
 	int result;
@@ -64,12 +68,12 @@ static int wait_for_room(struct sock *sock, uint64_t *deadline)
 	if (!*deadline)
 		*deadline = deadline_of(sock->send_timeout_ns);
 	if (sock_state_of(sock) != SOCK_SHM || !stream_may_stall(sock))
-		return wait_for(sock, DIRECTION_WRITE, *deadline);
+		return wait_for(sock, DIRECTION_WRITE, *deadline, rounds);
 	stream_note_full(sock);
 	until = port_now_ns() + STALL_LOOK_NS;
 	if (*deadline && *deadline < until)
-		return wait_for(sock, DIRECTION_WRITE, *deadline);
-	result = wait_for(sock, DIRECTION_WRITE, until);
+		return wait_for(sock, DIRECTION_WRITE, *deadline, rounds);
+	result = wait_for(sock, DIRECTION_WRITE, until, rounds);
 	if (result != -ETIMEDOUT)
 		return result;
 	stream_note_full(sock);
@@ -179,6 +183,7 @@ ssize_t engine_recv(struct sock *sock, int fd, const struct iovec *iov, int coun
 	ssize_t length, done = 0;
 	size_t enough;
 	uint64_t deadline = 0;
+	unsigned rounds = 0;
 
 	if (state == SOCK_OFFERED || state == SOCK_TAKEN)
 		state = offer_advance(sock);
@@ -205,6 +210,7 @@ ssize_t engine_recv(struct sock *sock, int fd, const struct iovec *iov, int coun
 		cursor_settle(&cursor, iov + count);
 		n = receive_once(sock, fd, &cursor, (size_t)(length - done), flags);
 		if (n > 0) {
+			rounds = 0;
 			done += n;
 			if ((size_t)done >= enough || flags & MSG_PEEK)
 				break;
@@ -228,7 +234,7 @@ ssize_t engine_recv(struct sock *sock, int fd, const struct iovec *iov, int coun
 		}
 		if (!deadline)
 			deadline = deadline_of(sock->receive_timeout_ns);
-		n = wait_for(sock, DIRECTION_READ, deadline);
+		n = wait_for(sock, DIRECTION_READ, deadline, &rounds);
 		if (n < 0) {
 			if (done == 0)
 				return n == -ETIMEDOUT ? -EAGAIN : n;
@@ -304,6 +310,7 @@ ssize_t engine_send(struct sock *sock, int fd, const struct iovec *iov, int coun
 	struct cursor cursor;
 	ssize_t length, done = 0;
 	uint64_t deadline = 0;
+	unsigned rounds = 0;
 
 	if (state == SOCK_OFFERED || state == SOCK_TAKEN)
 		state = offer_advance(sock);
@@ -319,6 +326,7 @@ ssize_t engine_send(struct sock *sock, int fd, const struct iovec *iov, int coun
 		cursor_settle(&cursor, iov + count);
 		n = send_once(sock, fd, &cursor, (size_t)(length - done), flags, message);
 		if (n >= 0) {
+			rounds = n ? 0 : rounds;
 			done += n;
 			if (done >= length)
 				break;
@@ -332,7 +340,7 @@ ssize_t engine_send(struct sock *sock, int fd, const struct iovec *iov, int coun
 			epoll_sock_full(sock);
 			return done ? done : -EAGAIN;
 		}
-		n = wait_for_room(sock, &deadline);
+		n = wait_for_room(sock, &deadline, &rounds);
 		if (n < 0)
 			return done ? done : n == -ETIMEDOUT ? -EAGAIN : n;
 	}
@@ -417,6 +425,7 @@ ssize_t engine_sendfile(struct sock *sock, int fd, int in_fd, int64_t *offset, s
 	enum sock_state state = sock_state_of(sock);
 	size_t done = 0;
 	uint64_t deadline = 0;
+	unsigned rounds = 0;
 
 	if (state == SOCK_OFFERED || state == SOCK_TAKEN)
 		state = offer_advance(sock);
@@ -445,6 +454,7 @@ ssize_t engine_sendfile(struct sock *sock, int fd, int in_fd, int64_t *offset, s
 				port_lseek_set(in_fd, position);
 		}
 		if (n > 0) {
+			rounds = 0;
 			done += (size_t)n;
 			continue;
 		}
@@ -456,7 +466,7 @@ ssize_t engine_sendfile(struct sock *sock, int fd, int in_fd, int64_t *offset, s
 			epoll_sock_full(sock);
 		if (n != -EAGAIN || !is_blocking(sock, 0))
 			return done ? (ssize_t)done : n;
-		n = wait_for_room(sock, &deadline);
+		n = wait_for_room(sock, &deadline, &rounds);
 		if (n < 0)
 			return done ? (ssize_t)done : n == -ETIMEDOUT ? -EAGAIN : n;
 	}

@@ -82,6 +82,12 @@ void leave_finish(struct sock *sock);
 int sock_wait_memory(struct sock *sock, enum direction direction, uint64_t deadline_ns);
 /* The same where the kernel's descriptor matters too. */
 int sock_wait_mixed(struct sock *sock, enum direction direction, uint64_t deadline_ns);
+/*
+ * Before each wait of a loop that tries again after it; `rounds` counts those since there was progress.  A wait that
+ * ends at once although nothing is found after it means that others took it, or that the pool lies: then every round
+ * costs a millisecond, and the deadline is looked at here.  0, -ETIMEDOUT, -EINTR.
+ */
+int sock_wait_in_vain(unsigned *rounds, uint64_t deadline_ns);
 #define DEADLINE_NEVER 0u
 #define DEADLINE_PAST 1u
 /* A negative timeout: never. */

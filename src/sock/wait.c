@@ -211,3 +211,17 @@ int sock_wait_mixed(struct sock *sock, enum direction direction, uint64_t deadli
 			return -EINTR;
 	}
 }
+
+#define ROUNDS_IN_VAIN 1000u
+#define ROUND_NS 1000000
+
+int sock_wait_in_vain(unsigned *rounds, uint64_t deadline_ns)
+{
+	struct timespec turn = {0, ROUND_NS};
+
+	if (++*rounds <= ROUNDS_IN_VAIN)
+		return 0;
+	if (time_left(deadline_ns) == 0)
+		return -ETIMEDOUT;
+	return port_ppoll(NULL, 0, &turn, NULL) == -EINTR ? -EINTR : 0;
+}

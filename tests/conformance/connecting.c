@@ -196,7 +196,7 @@ static void connect_after_process_exited(void)
 		int l = listen_at("127.0.0.1", 4);
 
 		test_shared->value[0] = 1;
-		CALL_FD(accept(l, NULL, NULL));
+		test_shared->value[1] = accept(l, NULL, NULL) >= 0 ? 1 : -errno; /* said below, after connect() */
 		while (test_shared->value[0] == 1)
 			settle();
 		_exit(0);
@@ -205,7 +205,9 @@ static void connect_after_process_exited(void)
 		settle();
 	c = socket_for("127.0.0.1");
 	CALL(connect_to(c, "127.0.0.1", test_shared->port));
-	pause_ms(20);
+	while (test_shared->value[1] == 0)
+		settle();
+	say("accepted: %d", (int)test_shared->value[1]);
 	test_shared->value[0] = 2;
 	waitpid(child, &status, 0);
 	say("child exited with %d", WEXITSTATUS(status));

@@ -41,10 +41,10 @@ void clean_name(char *to, size_t size, const char *from, size_t length)
 void address_text(char text[ADDRESS_TEXT_MAX], const struct pool_address *address)
 {
 	static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
-	static const uint8_t nothing[16];
+	static const uint8_t nothing[4];
 	char ip[INET6_ADDRSTRLEN] = "*";
 	bool is_four = address->family == AF_INET;
-	if (memcmp(address->ip, nothing, sizeof nothing) != 0 && !(is_four && memcmp(address->ip + 12, nothing, 4) == 0)) {
+	if (address->family == AF_INET6 || (is_four && memcmp(address->ip + 12, nothing, sizeof nothing) != 0)) {
 		if (is_four && memcmp(address->ip, mapped, sizeof mapped) == 0)
 			inet_ntop(AF_INET, address->ip + 12, ip, sizeof ip);
 		else

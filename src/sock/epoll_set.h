@@ -86,8 +86,7 @@ struct epoll_set {
 	const struct pool_endpoint
 		*last_peer;			   /* of whom something came last: where it waits decides whether looking can pay */
 	uint64_t waits;			   /* numbers the waits */
-	uint64_t asked_ticks;	   /* when the kernel was last asked ... */
-	uint32_t asked_waits;	   /* ... and waits since */
+	uint64_t asked_ticks;	   /* when the kernel was last asked */
 	_Atomic(uint32_t) ask_now; /* it had something the last time, or was given something since: ask at the next look */
 	uint32_t hints;			   /* interests in transition: their edges are taken before they are looked at */
 	uint32_t used;			   /* interests ever used */

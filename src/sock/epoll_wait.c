@@ -23,10 +23,10 @@
  * EPOLL_CTL_ADD/MOD.  A send that did not take everything clears OUT from what was ready (epoll_sock_full), so that
  * room is an edge again.
  *
- * Kernel descriptors in the same set are asked at least every ASK_WAITS-th wait and ASK_US microseconds in which
- * something of ours was ready; every POLL_WAITS-th and POLL_US when nothing was and the timeout is 0; every SPIN_ASK_US
- * while spinning; and by the sleep itself; and in every wait when no connection of the set is in memory, or they had
- * something the last time.  They come first then and get half of the room; with room for one event,
+ * Kernel descriptors in the same set are asked in the first wait that comes ASK_US microseconds or more after the last
+ * time (POLL_US when nothing of ours is ready and the timeout is 0), every SPIN_ASK_US while spinning, and by the sleep
+ * itself; and in every wait when no connection of the set is in memory, or they had something the last time.  They come
+ * first then and get half of the room; with room for one event,
  * every other time.
  */
 #include "epoll_set.h"
@@ -36,9 +36,7 @@
 #include <errno.h>
 
 #define WARM_MOST 4u
-#define ASK_WAITS 32u
 #define ASK_US 50u
-#define POLL_WAITS 16u
 #define POLL_US 20u
 #define SPIN_ASK_US 8u
 #define TAKE_AT_ONCE 64u
@@ -74,7 +72,7 @@ static bool interest_look(struct interest *interest, uint32_t *news, bool may_le
 	*news = 0;
 	if (!transition) {
 		position = sock_read_position(sock);
-		ready = sock_readiness_memory(sock);
+		ready = sock_readiness_memory(sock, interest->events);
 		transition = ready & EPOLLHUP && may_leave && leave_is_due(sock);
 	}
 	if (transition) {
@@ -272,7 +270,7 @@ static bool has_kernel_part(struct epoll_set *set)
 }
 
 /* The rate at which the kernel is asked without sleeping. */
-static bool kernel_is_due(struct epoll_set *set, uint32_t waits, uint32_t us)
+static bool kernel_is_due(struct epoll_set *set, uint32_t us)
 {
 	if (!has_kernel_part(set))
 		return false;
@@ -280,7 +278,7 @@ static bool kernel_is_due(struct epoll_set *set, uint32_t waits, uint32_t us)
 		return true;
 	if (set->nested) /* the doorbell's edge has to be taken, or the set stays readable to who polls it */
 		return true;
-	return set->asked_waits >= waits || port_ticks() - set->asked_ticks >= us * port_ticks_per_us();
+	return port_ticks() - set->asked_ticks >= us * port_ticks_per_us();
 }
 
 static void kernel_ask(struct wait *wait, int room)
@@ -288,7 +286,6 @@ static void kernel_ask(struct wait *wait, int room)
 	struct epoll_set *set = wait->set;
 	int count;
 
-	set->asked_waits = 0;
 	set->asked_ticks = port_ticks();
 	count = port_epoll_wait(wait->fd, wait->events + wait->count, room, 0, NULL);
 	atomic_store_explicit(&set->ask_now, count > 0, memory_order_relaxed);
@@ -300,8 +297,7 @@ static void look(struct wait *wait, bool warm)
 {
 	struct epoll_set *set = wait->set;
 
-	set->asked_waits++;
-	if (kernel_is_due(set, ASK_WAITS, ASK_US)) {
+	if (kernel_is_due(set, ASK_US)) {
 		if (wait->max > 1)
 			kernel_ask(wait, wait->max - wait->max / 2);
 		else if ((set->kernel_turn = !set->kernel_turn))
@@ -387,7 +383,6 @@ static int sleep_once(struct wait *wait, int64_t timeout_ns)
 	count = port_epoll_wait(wait->fd, wait->events, wait->max, timeout_ns, wait->mask);
 	sock_lock(&set->lock);
 	sleep_end(set);
-	set->asked_waits = 0;
 	set->asked_ticks = port_ticks();
 	atomic_store_explicit(&set->ask_now, count > 0, memory_order_relaxed);
 	if (count > 0)
@@ -461,7 +456,7 @@ static int wait_found(struct wait *wait, uint64_t deadline_ns, int64_t timeout_n
 	if (wait->count == 0)
 		look(wait, true);
 	if (wait->count == 0 && timeout_ns == 0) {
-		if (!wait->mask && !kernel_is_due(set, POLL_WAITS, POLL_US))
+		if (!wait->mask && !kernel_is_due(set, POLL_US))
 			return 0;
 		if (wait->mask)
 			return sleep_once(wait, 0);

@@ -6,9 +6,9 @@
  *
  * Each turn looks at our sockets in memory, which costs no system call.  The kernel is asked about the others (and
  * about its half of listeners and of sockets in transition) in every call when the set has no connection in memory, or
- * when the kernel had something the last time; else at the latest at the ASK_CALLS-th call or ASK_US microseconds after
- * the last time for the same set of descriptors, whatever is ready in memory; every SPIN_ASK_US while spinning; and by
- * the sleep.
+ * when the kernel had something the last time; else in the first call that comes ASK_US microseconds or more after the
+ * last time for the same set of descriptors, whatever is ready in memory; every SPIN_ASK_US while spinning; and by the
+ * sleep.
  *
  * No wake-up is lost: before sleeping, a watch of this thread's waiter is claimed and armed on each socket
  * (watch_arm(): armed bits; fence), then all are looked at again, then waiter_sleep_begin() (sleeping = 1; fence;
@@ -23,7 +23,6 @@
 #include <errno.h>
 #include <string.h>
 
-#define ASK_CALLS 16u
 #define ASK_US 20u
 #define SPIN_ASK_US 8u
 #define UNWATCHED_SLEEP_NS 1000000
@@ -36,7 +35,6 @@
 struct slot {
 	uint64_t key;
 	uint64_t asked_ticks;
-	uint32_t calls;
 	uint32_t kernel_ready; /* it had something the last time: ask at once */
 	struct spin spin;
 };
@@ -176,7 +174,7 @@ static void look_memory(struct call *call)
 		if (entry->fd < 0)
 			continue;
 		if (place->sock) {
-			events = sock_look(place->sock);
+			events = sock_look(place->sock, wanted_of(entry));
 			if (sock_kernel_part(place->sock) != KERNEL_NONE)
 				call->kernel_part++;
 			else
@@ -215,7 +213,7 @@ static void merge_kernel(struct call *call)
 		if (call->kernel[i].fd < 0 || !events)
 			continue;
 		if (sock && sock_kernel_part(sock) == KERNEL_NONE) {
-			events = sock_readiness_memory(sock); /* it moved meanwhile */
+			events = sock_readiness_memory(sock, wanted_of(entry)); /* it moved meanwhile */
 		} else if (sock && sock_state_of(sock) != SOCK_LISTENING && sock_kernel_part(sock) == KERNEL_HINT) {
 			events = sock_readiness(sock);
 		}
@@ -230,7 +228,6 @@ static int ask_kernel(struct call *call)
 	struct timespec now = {0, 0};
 	int result;
 
-	call->slot->calls = 0;
 	call->slot->asked_ticks = port_ticks();
 	if (!call->kernel_part && !call->mask)
 		return 0;
@@ -246,8 +243,7 @@ static bool kernel_is_due(const struct call *call, uint32_t us)
 {
 	if (!call->kernel_part)
 		return false;
-	return call->slot->kernel_ready || call->slot->calls >= ASK_CALLS ||
-		   port_ticks() - call->slot->asked_ticks >= us * port_ticks_per_us();
+	return call->slot->kernel_ready || port_ticks() - call->slot->asked_ticks >= us * port_ticks_per_us();
 }
 
 static void look_for_a_while(struct call *call, int64_t timeout_ns)
@@ -362,7 +358,6 @@ static int sleep_once(struct call *call, int64_t timeout_ns)
 		result = sleep_in_kernel(call, sleeper, timeout_ns);
 		if (sleeper)
 			waiter_sleep_end(&sleeper->waiter);
-		call->slot->calls = 0;
 		call->slot->kernel_ready = result > 0;
 		call->slot->asked_ticks = port_ticks();
 	}
@@ -403,7 +398,6 @@ static int poll_call(struct call *call, int64_t timeout_ns)
 		return timeout_ns != 0 && idle_limit_ns() >= 0 ? kernel_wait(call, timeout_ns) : ENGINE_PASS;
 	if (timeout_ns != 0)
 		deadline_ns = deadline_of(timeout_ns);
-	call->slot->calls++;
 	look_memory(call);
 	if (!call->all_memory || kernel_is_due(call, ASK_US) || (call->mask && !call->ready && timeout_ns == 0))
 		error = ask_kernel(call);

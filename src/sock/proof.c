@@ -64,11 +64,9 @@ void proof_pending(uint64_t netns, const struct pool_address *address, struct so
 	struct proof *proof = proof_slot(netns, address);
 
 	sock_lock(&proof_lock);
-	if (!proof->pending || proof->pending->generation != proof->pending_generation ||
-		sock_state_of(proof->pending) != SOCK_OFFERED) {
-		proof->pending = sock;
-		proof->pending_generation = sock->generation;
-	}
+	/* The newest: what a server has accepted and then left alone is never proved. */
+	proof->pending = sock;
+	proof->pending_generation = sock->generation;
 	sock_unlock(&proof_lock);
 }
 

@@ -43,7 +43,7 @@ uint32_t kernel_events_of(int fd, short wanted)
 	return (uint32_t)(unsigned short)ask.revents; /* POLL* and EPOLL* bits are the same numbers */
 }
 
-static uint32_t stream_readiness(struct sock *sock)
+static uint32_t stream_readiness(struct sock *sock, uint32_t wanted)
 {
 	uint32_t own, peer, events = 0;
 
@@ -55,7 +55,7 @@ static uint32_t stream_readiness(struct sock *sock)
 		events |= EPOLLIN | EPOLLRDNORM;
 	if (own & ENDPOINT_SHUT_READ)
 		events |= EPOLLIN | EPOLLRDNORM | EPOLLRDHUP;
-	if (own & ENDPOINT_SHUT_WRITE || sock_writable(sock))
+	if (wanted & (EPOLLOUT | EPOLLWRNORM) && (own & ENDPOINT_SHUT_WRITE || sock_writable(sock)))
 		events |= EPOLLOUT | EPOLLWRNORM;
 	if (peer & ENDPOINT_RESET || own & ENDPOINT_GOT_RESET) {
 		events |= EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM | EPOLLRDHUP | EPOLLHUP;
@@ -87,13 +87,13 @@ bool sock_may_go_on(struct sock *sock, enum direction direction)
 	if (sock_state_of(sock) == SOCK_CLOSED)
 		return true;
 	if (direction == DIRECTION_WRITE)
-		return sock_readiness_memory(sock) & (EPOLLOUT | EPOLLERR | EPOLLHUP);
+		return sock_readiness_memory(sock, EPOLLOUT) & (EPOLLOUT | EPOLLERR | EPOLLHUP);
 	if (sock_state_of(sock) == SOCK_SHM)
 		return stream_readable(sock);
-	return sock_readiness_memory(sock) & (EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP);
+	return sock_readiness_memory(sock, EPOLLIN) & (EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP);
 }
 
-uint32_t sock_readiness_memory(struct sock *sock)
+uint32_t sock_readiness_memory(struct sock *sock, uint32_t wanted)
 {
 	switch (sock_state_of(sock)) {
 	case SOCK_LISTENING:
@@ -102,27 +102,27 @@ uint32_t sock_readiness_memory(struct sock *sock)
 	case SOCK_TAKEN:
 		if (offer_advance(sock) != SOCK_SHM)
 			return 0;
-		return stream_readiness(sock);
+		return stream_readiness(sock, wanted);
 	case SOCK_SHM:
-		return stream_readiness(sock);
+		return stream_readiness(sock, wanted);
 	default:
 		return 0;
 	}
 }
 
-uint32_t sock_look(struct sock *sock)
+uint32_t sock_look(struct sock *sock, uint32_t wanted)
 {
-	uint32_t events = sock_readiness_memory(sock);
+	uint32_t events = sock_readiness_memory(sock, wanted);
 
 	if (!(events & EPOLLHUP && leave_is_due(sock)) && sock_state_of(sock) != SOCK_LEAVING)
 		return events;
 	leave_advance(sock);
-	return sock_readiness_memory(sock);
+	return sock_readiness_memory(sock, wanted);
 }
 
 uint32_t sock_readiness(struct sock *sock)
 {
-	uint32_t events = sock_look(sock);
+	uint32_t events = sock_look(sock, EPOLLOUT);
 	uint32_t kernel;
 
 	if (sock_kernel_part(sock) != KERNEL_HINT)

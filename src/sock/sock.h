@@ -162,10 +162,13 @@ enum kernel_part sock_kernel_part(const struct sock *sock);
  * here.  One that has to leave memory (leave.c) does.
  */
 uint32_t sock_readiness(struct sock *sock);
-/* The same without asking the kernel what is ready; only for LEAVING it makes system calls. */
-uint32_t sock_look(struct sock *sock);
+/*
+ * The same without asking the kernel what is ready; only for LEAVING it makes system calls.  OUT is told only if it is
+ * `wanted`: asking for it takes a line away from the reader of what we send.
+ */
+uint32_t sock_look(struct sock *sock, uint32_t wanted);
 /* The memory part only: never a system call, and nothing of a set changes but for OFFERED and TAKEN. */
-uint32_t sock_readiness_memory(struct sock *sock);
+uint32_t sock_readiness_memory(struct sock *sock, uint32_t wanted);
 /* Monotonic counts of what made the socket readable/writable, for edge-triggered epoll: tail of the receiving stream
  * (listener: queue tail) ... */
 uint64_t sock_read_position(const struct sock *sock);

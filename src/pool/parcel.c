@@ -19,7 +19,7 @@
  *   shutdown          PARCELS_FIN into the word, so that no push succeeds any more; then fin
  *
  * Whether the ring may be written is decided by the holders' bits.  Only a
- * holder makes further holders, by its own fork, with its send lock taken: so
+ * holder makes further holders, with its send lock taken (sock/share.c): so
  * who sees its own bit alone, under that lock, stays alone for that write, and
  * while several hold the side nobody moves tail or empties the word.
  *

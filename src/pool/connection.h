@@ -60,7 +60,7 @@ void connection_bytes(const struct pool *pool, const struct connection_ref *ref,
 /* ---- holders ---- */
 void endpoint_hold(struct pool_endpoint *endpoint, member_ref member);
 bool endpoint_is_held_by(const struct pool_endpoint *endpoint, member_ref member);
-/* Does anybody hold it besides `self`?  Only a holder's own fork adds others. */
+/* Does anybody hold it besides `self`?  Only a holder adds others (sock/share.c). */
 bool endpoint_is_shared(const struct pool_endpoint *endpoint, member_ref self);
 /* Clears the bit; true when no holder is left: the caller must close the side (connection_close_side) or listener. */
 bool endpoint_unhold(struct pool_endpoint *endpoint, member_ref member);

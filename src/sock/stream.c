@@ -124,7 +124,7 @@ bool stream_is_shared(struct sock *sock)
 {
 	if (!is_shared(sock))
 		return false;
-	/* All others have let go, and nobody can come but by our own fork, which takes the send lock (process.c). */
+	/* All others have let go, and nobody can come but through us, with the send lock taken (share.c). */
 	if (endpoint_is_shared(sock->endpoint, process.pool.self) ||
 		ring_restart(sock->pool, &sock->send, RING_SIZE_FIRST) < 0)
 		return true;

@@ -67,7 +67,7 @@ static bool may_come(int pid, uint64_t waited_ns)
 }
 
 /* Both at once, where exec() has happened: what the successor does not hold ends with who announced it. */
-static void give_up(struct worker *worker, uint32_t at)
+void heir_lost(struct worker *worker, uint32_t at)
 {
 	const struct holding *link = &worker->held[at];
 	const struct seat *before = link->flags & LINK_IMAGE ? seat_of(worker, link->index) : NULL;
@@ -92,7 +92,7 @@ void heirs_look(struct worker *worker)
 		if (pid > 0 && may_come(pid, now - link->start_time))
 			worker->heirs_at_ns = now + LOOK_NS;
 		else
-			give_up(worker, at);
+			heir_lost(worker, at);
 	}
 }
 
@@ -101,11 +101,6 @@ void heir_came(struct worker *worker, uint32_t at)
 	const struct holding *link = &worker->held[at];
 	if (link->flags & LINK_IMAGE && seat_of(worker, link->index))
 		settle_member(worker, link->index);
-}
-
-void heir_lost(struct worker *worker, uint32_t at)
-{
-	give_up(worker, at);
 }
 
 void heirs_of(struct worker *worker, member_ref gone)

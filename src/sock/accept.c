@@ -44,14 +44,6 @@ void listener_release(struct sock *sock)
 	listener_close(sock->pool, &ref, refused_client, sock->pool);
 }
 
-static int int_option(int fd, int level, int name)
-{
-	int value = 0;
-	socklen_t length = sizeof(value);
-
-	return port_getsockopt(fd, level, name, &value, &length) < 0 ? -1 : value;
-}
-
 /* Makes our listener beside the kernel's one. */
 static int listener_make(struct sock *sock, int fd, int backlog)
 {
@@ -75,7 +67,7 @@ static int listener_make(struct sock *sock, int fd, int backlog)
 	endpoint->creator = pool->self;
 	endpoint->created_ns = port_now_ns();
 	endpoint->bound_fd = (uint32_t)fd;
-	endpoint->v6only = sock->family == AF_INET6 && int_option(fd, IPPROTO_IPV6, IPV6_V6ONLY) == 1;
+	endpoint->v6only = sock->family == AF_INET6 && option_of_kernel(fd, IPPROTO_IPV6, IPV6_V6ONLY) == 1;
 	publish(&ref.listener->backlog, (uint32_t)(backlog < 0 ? 0 : backlog) + 1);
 	sock->listener = ref;
 	sock->endpoint = endpoint;
@@ -122,10 +114,9 @@ struct sock *engine_adopt(int fd)
 	uint64_t netns, cookie;
 	int family, flags;
 
-	if (!process.attached || int_option(fd, SOL_SOCKET, SO_ACCEPTCONN) != 1 ||
-		int_option(fd, SOL_SOCKET, SO_PROTOCOL) != IPPROTO_TCP)
+	if (!process.attached || option_of_kernel(fd, SOL_SOCKET, SO_ACCEPTCONN) != 1 || !is_tcp_socket(fd))
 		return NULL;
-	family = int_option(fd, SOL_SOCKET, SO_DOMAIN);
+	family = option_of_kernel(fd, SOL_SOCKET, SO_DOMAIN);
 	if ((family != AF_INET && family != AF_INET6) || port_netns_cookie(fd, &netns) < 0 ||
 		port_socket_cookie(fd, &cookie) < 0)
 		return NULL;

@@ -370,8 +370,7 @@ static int sleep_once(struct wait *wait, int64_t timeout_ns)
 		return 0;
 	if (set->polled)
 		limit = POLLED_SLEEP_NS;
-	if (limit >= 0 && (timeout_ns < 0 || limit < timeout_ns))
-		timeout_ns = limit;
+	timeout_ns = shorter_ns(timeout_ns, limit);
 	if (!sleep_begin(set)) {
 		take_kicked(set);
 		scan(wait, true);
@@ -409,11 +408,10 @@ static int kernel_wait(struct wait *wait, int64_t timeout_ns)
 	int64_t left = timeout_ns;
 
 	for (;;) {
-		int64_t limit = left != 0 ? idle_limit_ns() : -1;
-		bool whole = limit < 0 || (left >= 0 && left <= limit);
-		int result = port_epoll_wait(wait->fd, wait->events, wait->max, whole ? left : limit, wait->mask);
+		int64_t next = left != 0 ? shorter_ns(left, idle_limit_ns()) : 0;
+		int result = port_epoll_wait(wait->fd, wait->events, wait->max, next, wait->mask);
 
-		if (result != 0 || whole)
+		if (result != 0 || next == left)
 			return result;
 		if (signals_came(&wait->signals))
 			return -EINTR; /* between two turns */

@@ -29,7 +29,6 @@
 #include "internal.h"
 #include "legacy.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -191,41 +190,6 @@ void engine_spawned(int pid)
 }
 
 /* ---- the new program ---- */
-
-/* The numbers of our open descriptors, before any of them is used: how many there are. */
-static unsigned list_descriptors(int *fds, unsigned room)
-{
-	DIR *directory = opendir("/proc/self/fd");
-	struct dirent *entry;
-	unsigned count = 0;
-
-	if (!directory)
-		return 0;
-	while ((entry = readdir(directory)) != NULL) {
-		int fd = atoi(entry->d_name);
-
-		if (entry->d_name[0] < '0' || entry->d_name[0] > '9' || fd == dirfd(directory))
-			continue;
-		if (count < room)
-			fds[count] = fd;
-		count++;
-	}
-	closedir(directory);
-	return count;
-}
-
-static int *open_descriptors(unsigned *count)
-{
-	int *fds;
-
-	*count = list_descriptors(NULL, 0);
-	fds = calloc(*count + 1, sizeof(*fds));
-	if (!fds)
-		*count = 0;
-	else if (list_descriptors(fds, *count) < *count)
-		*count = list_descriptors(fds, *count);
-	return fds;
-}
 
 bool exec_take_over(struct agent_welcome *welcome, int *list)
 {

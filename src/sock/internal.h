@@ -95,6 +95,11 @@ static inline uint64_t deadline_of(int64_t timeout_ns)
 {
 	return timeout_ns < 0 ? DEADLINE_NEVER : port_now_ns() + (uint64_t)timeout_ns;
 }
+/* The shorter one of two times; negative: without end. */
+static inline int64_t shorter_ns(int64_t a, int64_t b)
+{
+	return a < 0 || (b >= 0 && b < a) ? b : a;
+}
 /* -1: no deadline; 0: it has passed. */
 static inline int64_t time_left(uint64_t deadline_ns)
 {
@@ -159,7 +164,12 @@ void listener_release(struct sock *sock);
 void options_inherit(const struct sock *listener, struct sock *accepted);
 /* What another process set, as the kernel's socket (sock->fd) has it. */
 void options_of_kernel(struct sock *sock);
-int socket_family(int fd);
+int option_of_kernel(int fd, int level, int name); /* -1: none such */
+bool is_tcp_socket(int fd);
+
+/* ---- process.c ---- */
+/* The numbers of this process's descriptors, for free(); as many as there is memory for. */
+int *open_descriptors(unsigned *count);
 
 /* ---- share.c ---- */
 /*

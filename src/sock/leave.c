@@ -36,16 +36,6 @@ bool leave_is_due(const struct sock *sock)
 		   connection_handshake(&sock->connection, NULL) == HANDSHAKE_REFUSED;
 }
 
-static bool held_by_others(const struct sock *sock)
-{
-	uint32_t own = MEMBER_SLOT(process.pool.self);
-
-	for (uint32_t i = 0; i < MEMBERS_MAX / 64u; i++)
-		if (load_peer(&sock->endpoint->holders[i]) & ~(i == own / 64u ? 1ULL << own % 64u : 0))
-			return true;
-	return false;
-}
-
 static bool another_listens(const struct sock *sock)
 {
 	const struct pool_endpoint *endpoint = sock->endpoint;
@@ -153,7 +143,8 @@ static void advance(struct sock *sock)
 	int result;
 
 	if (leave_is_due(sock)) {
-		result = held_by_others(sock) || another_listens(sock) ? -ECONNREFUSED : connect_at_once(sock);
+		result = endpoint_is_shared(sock->endpoint, process.pool.self) || another_listens(sock) ? -ECONNREFUSED
+																								: connect_at_once(sock);
 		if (result < 0 && result != -EINPROGRESS) {
 			sock->leave_failed = true;
 			return;

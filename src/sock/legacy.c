@@ -140,14 +140,6 @@ struct sock *legacy_restore(const struct legacy_entry *entry, int fd)
 
 /* ---- by cookie ---- */
 
-bool legacy_is_tcp(int fd)
-{
-	int value = 0;
-	socklen_t length = sizeof(value);
-
-	return port_getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &value, &length) == 0 && value == IPPROTO_TCP;
-}
-
 static int by_cookie(const void *a, const void *b)
 {
 	const struct legacy_fd *left = a, *right = b;
@@ -163,7 +155,7 @@ unsigned legacy_sort(struct legacy_fd *sockets, const int *fds, unsigned count)
 
 	for (unsigned i = 0; i < count; i++) {
 		sockets[found].fd = fds[i];
-		if (legacy_is_tcp(fds[i]) && port_socket_cookie(fds[i], &sockets[found].cookie) == 0)
+		if (is_tcp_socket(fds[i]) && port_socket_cookie(fds[i], &sockets[found].cookie) == 0)
 			found++;
 	}
 	qsort(sockets, found, sizeof(*sockets), by_cookie);

@@ -43,7 +43,6 @@ bool legacy_read(int list, unsigned index, struct legacy_entry *entry);
 /* The socket again, on that descriptor, held by us already; NULL: it cannot be (any more). */
 struct sock *legacy_restore(const struct legacy_entry *entry, int fd);
 
-bool legacy_is_tcp(int fd);
 /* Descriptors of TCP sockets, by cookie. */
 struct legacy_fd {
 	uint64_t cookie;

@@ -36,25 +36,27 @@
 
 #define OFFER_LIFE_NS 5000000000ULL
 
-static bool is_established(int fd)
+/* TCP_CLOSE also for what is no TCP. */
+static int kernel_state(int fd)
 {
 	struct tcp_info info;
 	socklen_t length = sizeof(info);
 
 	memset(&info, 0, sizeof(info));
-	if (port_getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) < 0)
-		return false;
-	return info.tcpi_state == TCP_ESTABLISHED || info.tcpi_state == TCP_CLOSE_WAIT;
+	return port_getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) < 0 ? TCP_CLOSE : info.tcpi_state;
+}
+
+static bool is_established(int fd)
+{
+	int state = kernel_state(fd);
+
+	return state == TCP_ESTABLISHED || state == TCP_CLOSE_WAIT;
 }
 
 /* Its 4-tuple can be nobody else's: it is in the kernel's table. */
 static bool has_its_tuple(int fd)
 {
-	struct tcp_info info;
-	socklen_t length = sizeof(info);
-
-	memset(&info, 0, sizeof(info));
-	return port_getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 && info.tcpi_state != TCP_CLOSE;
+	return kernel_state(fd) != TCP_CLOSE;
 }
 
 /* Lets our side of the record go, for good. */
@@ -117,7 +119,6 @@ void offer_take(struct sock *listener, struct sock *sock, const struct pool_addr
 	uint64_t netns = listener->endpoint->netns;
 	uint32_t slot = MEMBER_SLOT(process.pool.self);
 	struct connection_ref ref;
-	struct watch_list client = {0};
 	int error = -ENOENT;
 
 	if (load_hint(&sock->pool->header->offers_open) != 0)
@@ -137,8 +138,7 @@ void offer_take(struct sock *listener, struct sock *sock, const struct pool_addr
 	atomic_store_explicit(&sock->state, SOCK_TAKEN, memory_order_release);
 	fence_full(); /* the other side: offer_connected(), between UP and its look at the handshake */
 	prove(sock);
-	client.endpoint = sock->peer;
-	wake_endpoint(sock->pool, &client, DIRECTION_READ, NULL);
+	wake_peer(sock, DIRECTION_READ);
 }
 
 void offer_connected(struct sock *sock)

@@ -196,12 +196,17 @@ void options_of_kernel(struct sock *sock)
 	atomic_store(&sock->nonblock, flags >= 0 && flags & O_NONBLOCK && !sock->kernel_nonblock);
 }
 
-int socket_family(int fd)
+int option_of_kernel(int fd, int level, int name)
 {
-	int family = 0;
-	socklen_t length = sizeof(family);
+	int value = 0;
+	socklen_t length = sizeof(value);
 
-	return port_getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &length) < 0 ? -1 : family;
+	return port_getsockopt(fd, level, name, &value, &length) < 0 ? -1 : value;
+}
+
+bool is_tcp_socket(int fd)
+{
+	return option_of_kernel(fd, SOL_SOCKET, SO_PROTOCOL) == IPPROTO_TCP;
 }
 
 /* What TCP copies from the listener to the connection, if it differs from a new socket's. */

@@ -66,7 +66,7 @@ static void take(int fd, const struct connection_ref *ref, uint32_t side, uint64
 		.tag = ref->tag,
 		.state = SOCK_SHM,
 		.side = (uint16_t)side,
-		.family = (uint16_t)socket_family(fd),
+		.family = (uint16_t)option_of_kernel(fd, SOL_SOCKET, SO_DOMAIN),
 		.direct = load_hint(&endpoint->reason) == REASON_DIRECT,
 		.tcp_switched = 1,
 	};
@@ -91,7 +91,7 @@ void engine_received(int fd, bool peeked)
 	uint32_t tag, side;
 
 	/* A number that another thread has closed and got anew since is not the one that we are told of. */
-	if (!process.attached || sock_find(fd) || !legacy_is_tcp(fd))
+	if (!process.attached || sock_find(fd) || !is_tcp_socket(fd))
 		return;
 	if (engine_adopt(fd) || port_socket_cookie(fd, &cookie) < 0 ||
 		agent_lookup(&process.link, cookie, &offset, &tag, &side) < 0)

@@ -330,8 +330,7 @@ static int sleep_in_kernel(struct call *call, const struct sleeper *sleeper, int
 	uint64_t rings;
 	int result;
 
-	if (limit >= 0 && (timeout_ns < 0 || limit < timeout_ns))
-		timeout_ns = limit;
+	timeout_ns = shorter_ns(timeout_ns, limit);
 	timeout = (struct timespec){timeout_ns / 1000000000, timeout_ns % 1000000000};
 	fill_kernel(call);
 	*bell = (struct pollfd){.fd = sleeper ? sleeper->eventfd : -1, .events = POLLIN};
@@ -375,13 +374,11 @@ static int kernel_wait(struct call *call, int64_t timeout_ns)
 
 	for (;;) {
 		int64_t left = time_left(deadline_ns);
-		int64_t limit = idle_limit_ns();
-		bool whole = limit < 0 || (left >= 0 && left <= limit);
-		int64_t next = whole ? left : limit;
+		int64_t next = shorter_ns(left, idle_limit_ns());
 		struct timespec timeout = {next / 1000000000, next % 1000000000};
 		int result = port_ppoll(call->fds, call->count, next < 0 ? NULL : &timeout, call->mask);
 
-		if (result != 0 || whole)
+		if (result != 0 || next == left)
 			return result;
 		if (signals_came(&call->signals))
 			return -EINTR; /* between two turns */

@@ -85,22 +85,43 @@ static bool join(const char *path, struct agent_welcome *welcome)
 	return error == 0;
 }
 
-/* Sockets that were there before us: listeners by inheritance or socket activation. */
-static void adopt_inherited(void)
+int *open_descriptors(unsigned *count)
 {
 	DIR *directory = opendir("/proc/self/fd");
 	struct dirent *entry;
+	unsigned room = 0;
+	int *fds = NULL;
 
-	if (!directory)
-		return;
-	while ((entry = readdir(directory)) != NULL) {
+	*count = 0;
+	while (directory && (entry = readdir(directory)) != NULL) {
 		int fd = atoi(entry->d_name);
 
-		if (entry->d_name[0] >= '0' && entry->d_name[0] <= '9' && fd != dirfd(directory) && !engine_is_own(fd) &&
-			!sock_find(fd))
-			engine_adopt(fd);
+		if (entry->d_name[0] < '0' || entry->d_name[0] > '9' || fd == dirfd(directory))
+			continue;
+		if (*count == room) {
+			int *more = realloc(fds, (room = room * 2 + 64) * sizeof(*fds));
+
+			if (!more)
+				break;
+			fds = more;
+		}
+		fds[(*count)++] = fd;
 	}
-	closedir(directory);
+	if (directory)
+		closedir(directory);
+	return fds;
+}
+
+/* Sockets that were there before us: listeners by inheritance or socket activation. */
+static void adopt_inherited(void)
+{
+	unsigned count;
+	int *fds = open_descriptors(&count);
+
+	for (unsigned i = 0; i < count; i++)
+		if (!engine_is_own(fds[i]) && !sock_find(fds[i]))
+			engine_adopt(fds[i]);
+	free(fds);
 }
 
 void engine_start(void)

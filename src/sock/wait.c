@@ -70,7 +70,7 @@ static int64_t turn_of(int64_t left)
 	int64_t turn = agent_is_gone(&process.link) ? TURN_WITHOUT_AGENT_NS : TURN_NS;
 
 	idle_limit_ns(); /* at least as long as such a turn */
-	return left >= 0 && left < turn ? left : turn;
+	return shorter_ns(left, turn);
 }
 
 /* Something to do for the caller, or no longer a matter of memory alone. */
@@ -142,8 +142,7 @@ static int sleep_mixed(struct sock *sock, enum direction direction, int64_t left
 	} else {
 		limit = 1000000; /* no watch to be had: look every millisecond */
 	}
-	if (limit >= 0 && (left < 0 || limit < left))
-		left = limit;
+	left = shorter_ns(left, limit);
 	if (left >= 0)
 		timeout = (struct timespec){left / 1000000000, left % 1000000000};
 	pool_count(sock->pool, COUNTER_SLEEPS, 1);

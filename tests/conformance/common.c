@@ -405,3 +405,29 @@ int main(int argc, char **argv)
 	}
 	return wait_for_both(child);
 }
+
+void wait_child(pid_t child)
+{
+	int status = 0;
+
+	while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+		;
+	if (WIFSIGNALED(status))
+		say("child died by signal %d", WTERMSIG(status));
+	else
+		say("child exited with %d", WEXITSTATUS(status));
+}
+
+void say_records(const char *all, size_t size, int writers)
+{
+	int next[10] = {0};
+	unsigned wrong = 0;
+
+	for (size_t at = 0; at < size; at += 8) {
+		int number = -1, n = -1;
+
+		if (sscanf(all + at, "%1d:%5d", &number, &n) != 2 || number < 0 || number >= writers || next[number]++ != n)
+			wrong++;
+	}
+	say("wrong records: %u", wrong);
+}

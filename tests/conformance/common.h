@@ -136,6 +136,11 @@ uint64_t now_ms(void);
 void pause_ms(int ms);
 /* Until what was sent has arrived. */
 void settle(void);
+/* Waits for a child's end and says how it ended. */
+void wait_child(pid_t child);
+/* Says how many of the records of 8 bytes, "writer:number", at most 10 writers, are not the next one of their writer.
+ */
+void say_records(const char *all, size_t size, int writers);
 /* Prints whether the time since `begin` was about `expected` ms: not early, and at most 1.5 s late. */
 void say_took(uint64_t begin, int expected);
 

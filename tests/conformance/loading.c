@@ -11,7 +11,6 @@
 #include <limits.h>
 #include <spawn.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 
 extern char **environ;
 
@@ -37,18 +36,6 @@ static char *number_of(int fd)
 
 	snprintf(number, sizeof(text[0]), "%d", fd);
 	return number;
-}
-
-static void wait_child(pid_t child)
-{
-	int status = 0;
-
-	while (waitpid(child, &status, 0) < 0 && errno == EINTR)
-		;
-	if (WIFSIGNALED(status))
-		say("child died by signal %d", WTERMSIG(status));
-	else
-		say("child exited with %d", WEXITSTATUS(status));
 }
 
 /* In the child: nothing of the client's. */
@@ -382,17 +369,8 @@ static void exec_while_parent_writes(void)
 		CALL(close(p.s));
 	}
 	if (client()) {
-		int next[2] = {0, 0};
-		unsigned wrong = 0;
-
 		CALL(recv(p.c, all, sizeof(all), MSG_WAITALL));
-		for (size_t at = 0; at < sizeof(all); at += 8) {
-			int number = -1, n = -1;
-
-			if (sscanf(all + at, "%1d:%5d", &number, &n) != 2 || number < 0 || number > 1 || next[number]++ != n)
-				wrong++;
-		}
-		say("wrong records: %u", wrong);
+		say_records(all, sizeof(all), 2);
 		RECV(p.c, 8, 0);
 	}
 }

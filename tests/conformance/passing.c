@@ -75,18 +75,6 @@ static int receive(int through, int flags)
 	return fds[0];
 }
 
-static void wait_child(pid_t child)
-{
-	int status = 0;
-
-	while (waitpid(child, &status, 0) < 0 && errno == EINTR)
-		;
-	if (WIFSIGNALED(status))
-		say("child died by signal %d", WTERMSIG(status));
-	else
-		say("child exited with %d", WEXITSTATUS(status));
-}
-
 /* On the server's side: a child at the other end of a UNIX socket, doing `work`. */
 static pid_t start_receiver(int *through, int type, void (*work)(int through))
 {
@@ -224,17 +212,8 @@ static void pass_and_keep(void)
 		CALL(close(p.s));
 	}
 	if (client()) {
-		int next[2] = {0, 0};
-		unsigned wrong = 0;
-
 		CALL(recv(p.c, all, sizeof(all), MSG_WAITALL));
-		for (size_t at = 0; at < sizeof(all); at += 8) {
-			int number = -1, n = -1;
-
-			if (sscanf(all + at, "%1d:%5d", &number, &n) != 2 || number < 0 || number > 1 || next[number]++ != n)
-				wrong++;
-		}
-		say("wrong records: %u", wrong);
+		say_records(all, sizeof(all), 2);
 		RECV(p.c, 8, 0);
 	}
 }

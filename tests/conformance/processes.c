@@ -14,18 +14,6 @@
 
 #define WORKERS 3
 
-static void wait_child(pid_t child)
-{
-	int status = 0;
-
-	while (waitpid(child, &status, 0) < 0 && errno == EINTR)
-		;
-	if (WIFSIGNALED(status))
-		say("child died by signal %d", WTERMSIG(status));
-	else
-		say("child exited with %d", WEXITSTATUS(status));
-}
-
 static void fork_child_talks(void)
 {
 	struct pair p;
@@ -169,17 +157,8 @@ static void fork_many_writers(void)
 			wait_child(child[i]);
 	}
 	if (server()) {
-		int next[WORKERS] = {0};
-		unsigned wrong = 0;
-
 		CALL(recv(p.s, all, sizeof(all), MSG_WAITALL));
-		for (size_t at = 0; at < sizeof(all); at += 8) {
-			int number = -1, n = -1;
-
-			if (sscanf(all + at, "%1d:%5d", &number, &n) != 2 || number < 0 || number >= WORKERS || next[number]++ != n)
-				wrong++;
-		}
-		say("wrong records: %u", wrong);
+		say_records(all, sizeof(all), WORKERS);
 	}
 }
 

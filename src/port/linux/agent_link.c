@@ -271,11 +271,11 @@ int agent_join(struct agent_link *link, const char *path, bool observe, struct a
 }
 
 /* Says something that has no answer. */
-static void tell(struct agent_link *link, struct wire_message *message)
+static void tell(struct agent_link *link, struct wire_message *message, uint64_t patience_ns)
 {
 	message->version = WIRE_VERSION;
 	message->format = POOL_FORMAT;
-	if (agent_is_gone(link) || link_lock(link, port_now_ns() + PATIENCE_NS) < 0)
+	if (agent_is_gone(link) || link_lock(link, port_now_ns() + patience_ns) < 0)
 		return;
 	send_message(link->fd, message, -1);
 	link_unlock(link);
@@ -286,7 +286,7 @@ void agent_leave(struct agent_link *link)
 	struct wire_message message = {.kind = WIRE_LEAVE, .member = link->member};
 	if (link->fd < 0)
 		return;
-	tell(link, &message);
+	tell(link, &message, PATIENCE_NS);
 	port_close(link->fd);
 	link->fd = -1;
 	link->member = 0;
@@ -399,13 +399,13 @@ int agent_succeed(struct agent_link *link, int fd, uint32_t member, struct agent
 void agent_loading(struct agent_link *link, bool loading)
 {
 	struct wire_message message = {.kind = WIRE_LOADING, .member = link->member, .value = loading};
-	tell(link, &message);
+	tell(link, &message, PATIENCE_NS);
 }
 
 void agent_spawned(struct agent_link *link, uint32_t member, int pid)
 {
 	struct wire_message message = {.kind = WIRE_SPAWNED, .member = member, .value = (uint64_t)pid};
-	tell(link, &message);
+	tell(link, &message, PATIENCE_NS);
 }
 
 /* ---- passing on ---- */
@@ -430,7 +430,7 @@ int agent_lookup(struct agent_link *link, uint64_t cookie, uint64_t *offset, uin
 void agent_release(struct agent_link *link, uint64_t cookie)
 {
 	struct wire_message message = {.kind = WIRE_RELEASE, .member = link->member, .value = cookie};
-	tell(link, &message);
+	tell(link, &message, PATIENCE_NS);
 }
 
 /* ---- memory and commands ---- */
@@ -443,14 +443,8 @@ int agent_want_memory(struct agent_link *link, uint64_t bytes)
 
 void agent_gave_back(struct agent_link *link)
 {
-	struct wire_message message = {
-		.version = WIRE_VERSION, .format = POOL_FORMAT, .kind = WIRE_FREED, .member = link->member};
-
-	/* Who has the link for a question of its own: then the agent looks another time. */
-	if (agent_is_gone(link) || link_lock(link, port_now_ns()) < 0)
-		return;
-	send_message(link->fd, &message, -1);
-	link_unlock(link);
+	struct wire_message message = {.kind = WIRE_FREED, .member = link->member};
+	tell(link, &message, 0); /* who has the link for a question of its own: then the agent looks another time */
 }
 
 int agent_command(struct agent_link *link, enum agent_command command)
